@@ -1,0 +1,1 @@
+"""Datasets: adapters that read a folder in its own public layout."""

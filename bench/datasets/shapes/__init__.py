@@ -1,0 +1,1 @@
+"""`shapes`: the embedded dataset. Scenes are drawn, never downloaded."""

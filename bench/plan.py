@@ -1,0 +1,383 @@
+"""Expands a matrix to cells, and cells to stages with keys; equal stages are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.budget import Budget
+from bench.datasets.base import Dataset, Task
+from bench.errors import SpecError
+from bench.keys import key_of
+from bench.protector import Protector
+from bench.spec import Cell, DatasetSpec, DefenseSpec, Matrix, ProtectorSpec, VictimSpec, identity_of, validated
+from bench.store import Store
+
+EVALUATION_VERSION = 1
+"""Raised whenever the same predictions would be scored differently."""
+FIT_SERIES = 1000
+"""Added to the seed of `shapes` for the scenes that a generator is trained on: never the protected ones."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One unit of work.
+
+    Attributes:
+        kind: `data`, `fit`, `protect`, `train` or `evaluate`.
+        key: Key of `identity`.
+        identity: Everything that can change the stage's output.
+        inputs: Keys of the stages it reads, by role.
+        datasets: How to open each dataset that it reads, by role: adapter, options, and the folder or the
+            stage in which it lies.
+        label: For people.
+    """
+
+    kind: str
+    key: str
+    identity: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """Kind and key."""
+        return (self.kind, self.key)
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with the stages that make it.
+
+    Attributes:
+        cell: What was asked for, options resolved, so that the record tells everything.
+        label: For people.
+        stages: Keys by kind; `evaluate` is also the key of the record.
+    """
+
+    cell: Cell
+    label: str
+    stages: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Key of the cell's record."""
+        return self.stages["evaluate"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a matrix, and their stages in an order in which they can be worked off."""
+
+    matrix: Matrix
+    cells: tuple[PlannedCell, ...]
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A dataset as an input: its key, and how to open it."""
+
+    key: str
+    opening: dict[str, Any]
+    dataset: Dataset
+    stage: Stage | None
+
+
+def make_plan(matrix: Matrix, store: Store) -> Plan:
+    """Plans a matrix. Reads datasets (layout and fingerprint), computes nothing else.
+
+    Raises:
+        UnknownName: A protector, victim, defense, dataset or option that does not exist.
+        SpecError: A combination that does not exist.
+        DatasetError: A dataset folder that is missing or malformed.
+    """
+    return _Planner(matrix, store).plan()
+
+
+class _Planner:
+    def __init__(self, matrix: Matrix, store: Store) -> None:
+        self.matrix = matrix
+        self.store = store
+        self.stages: dict[tuple[str, str], Stage] = {}
+        self.sources: dict[str, _Source] = {}
+
+    def plan(self) -> Plan:
+        source = self._source(self.matrix.dataset)
+        rows = self._rows(source)
+        cells = []
+        # Seeds outermost: a first full table is there as early as possible.
+        for seed in self.matrix.seeds:
+            for defense in self.matrix.defenses:
+                for victim in self.matrix.victims:
+                    for protector in rows:
+                        cells.append(self._cell(source, protector, victim, defense, seed))
+        return Plan(self.matrix, tuple(_unique(cells)), tuple(self.stages.values()))
+
+    # ---- datasets --------------------------------------------------------------------------------
+
+    def _source(self, spec: DatasetSpec) -> _Source:
+        remembered = spec.model_dump_json()
+        if remembered not in self.sources:
+            self.sources[remembered] = self._open_source(spec)
+        return self.sources[remembered]
+
+    def _open_source(self, spec: DatasetSpec) -> _Source:
+        adapter: type[Dataset] = registry.load("dataset", spec.name)
+        options = adapter.resolve_options(self.matrix.profile, dict(spec.options))
+        given = options.model_dump(mode="json")
+        if adapter.generated:
+            if spec.root is not None:
+                raise SpecError(f"dataset {spec.name!r} is generated: it takes no --data-root")
+            if spec.image_size is not None:
+                raise SpecError(f"dataset {spec.name!r} is generated: set its option image_size instead")
+            identity = {"stage": "data", "dataset": spec.name, "version": adapter.version, "options": given}
+            stage = self._stage("data", identity, label=f"draw {spec.name}")
+            opening = {"name": spec.name, "options": given, "stage": ["data", stage.key]}
+            return _Source(stage.key, opening, adapter(Path(), options), stage)
+        if spec.root is None:
+            raise SpecError(f"dataset {spec.name!r} is not generated: say where it lies with --data-root DIR")
+        root = spec.root.expanduser().absolute()
+        dataset = adapter(root, options)
+        dataset.check()
+        from bench.datasets.fingerprint import fingerprint
+
+        content = fingerprint(dataset, self.store.root / "fingerprints")
+        source_identity = {
+            "dataset": spec.name,
+            "version": adapter.version,
+            "options": given,
+            "fingerprint": content,
+        }
+        opening = {"name": spec.name, "options": given, "root": str(root)}
+        if spec.image_size is None:
+            return _Source(key_of(source_identity), opening, dataset, None)
+        stage = self._stage(
+            "data",
+            {"stage": "data", "image_size": spec.image_size, **source_identity},
+            datasets={"source": opening},
+            label=f"resize {spec.name} to {spec.image_size} px",
+        )
+        resized = {"name": spec.name, "options": given, "stage": ["data", stage.key]}
+        return _Source(stage.key, resized, dataset, stage)
+
+    def _nominal_side(self, source: _Source, spec: DatasetSpec) -> int:
+        return spec.image_size or source.dataset.nominal_side()
+
+    # ---- rows ------------------------------------------------------------------------------------
+
+    def _rows(self, source: _Source) -> list[ProtectorSpec]:
+        """The protectors, resolved, after the controls that stand beside them."""
+        protectors = [self._resolved(p) for p in self.matrix.protectors]
+        rows: list[ProtectorSpec] = []
+        if self.matrix.controls:
+            rows.append(self._resolved(ProtectorSpec(name="none")))
+            for spec in protectors:
+                if spec.name != "none":
+                    rows += self._random_controls(spec, source)
+        rows += protectors
+        return list({spec.model_dump_json(): spec for spec in rows}.values())
+
+    def _resolved(self, spec: ProtectorSpec) -> ProtectorSpec:
+        protector: type[Protector] = registry.load("protector", spec.name)
+        options = protector.resolve_options(self.matrix.profile, dict(spec.options))
+        fit_on = spec.fit_on
+        if fit_on and not protector.learns:
+            raise SpecError(f"protector {spec.name!r} learns nothing: it takes no --fit-on")
+        if protector.learns and not fit_on:
+            fit_on = (self._default_fit_data(),)
+        budget = spec.budget
+        if spec.name == "none":
+            budget = Budget(kind="uniform", epsilon=0, epsilon_background=0)
+        elif budget.kind == "uniform":  # the background's epsilon is not read: no two keys for one thing
+            budget = Budget(kind="uniform", epsilon=budget.epsilon, epsilon_background=budget.epsilon)
+        return spec.model_copy(
+            update={"options": options.model_dump(mode="json"), "fit_on": fit_on, "budget": budget}
+        )
+
+    def _default_fit_data(self) -> DatasetSpec:
+        shapes: type[Dataset] = registry.load("dataset", "shapes")
+        given = dict(self.matrix.dataset.options) if self.matrix.dataset.name == "shapes" else {}
+        options = shapes.resolve_options(self.matrix.profile, given).model_dump(mode="json")
+        return DatasetSpec(name="shapes", options={**options, "seed": options["seed"] + FIT_SERIES})
+
+    def _random_controls(self, spec: ProtectorSpec, source: _Source) -> list[ProtectorSpec]:
+        """Random noise under both budgets, on the grid of the noise that it stands beside."""
+        plugin = registry.load("protector", spec.name)
+        side = self._nominal_side(source, self.matrix.dataset)
+        grid = plugin(plugin.Options(**spec.options)).noise_grid(side, side)
+        options = {} if grid >= side else {"grid": grid}
+        epsilon, background = spec.budget.epsilon, spec.budget.epsilon_background
+        if spec.budget.kind == "uniform":
+            background = min(Budget().epsilon_background, epsilon)
+        budgets = (
+            Budget(kind="uniform", epsilon=epsilon, epsilon_background=epsilon),
+            Budget(kind="mask", epsilon=epsilon, epsilon_background=background),
+        )
+        return [self._resolved(ProtectorSpec(name="random", options=options, budget=b)) for b in budgets]
+
+    # ---- cells -----------------------------------------------------------------------------------
+
+    def _cell(
+        self,
+        source: _Source,
+        protector_spec: ProtectorSpec,
+        victim_spec: VictimSpec,
+        defense_spec: DefenseSpec,
+        seed: int,
+    ) -> PlannedCell:
+        matrix = self.matrix
+        protector: type[Protector] = registry.load("protector", protector_spec.name)
+        victim = registry.load("victim", victim_spec.name)
+        defense = registry.load("defense", defense_spec.name)
+        task = choose_task(victim, victim_spec, source.dataset)
+        if victim_spec.init not in victim.inits:
+            raise SpecError(
+                f"victim {victim_spec.name!r} has no init {victim_spec.init!r}: "
+                f"there is {', '.join(victim.inits)}"
+            )
+        victim_options = victim.resolve_options(matrix.profile, dict(victim_spec.options))
+        defense_options = validated(
+            defense.Options, dict(defense_spec.options), f"defense {defense_spec.name!r}"
+        )
+        cell = Cell(
+            dataset=matrix.dataset.model_copy(update={"options": source.opening["options"], "root": None}),
+            protector=protector_spec,
+            victim=victim_spec.model_copy(
+                update={"task": task, "options": victim_options.model_dump(mode="json")}
+            ),
+            defense=defense_spec.model_copy(update={"options": defense_options.model_dump(mode="json")}),
+            profile=matrix.profile,
+            codec=matrix.codec,
+            seed=seed,
+        )
+        stages: dict[str, str] = {}
+        fit = self._fit_stage(cell.protector, protector, seed)
+        if fit:
+            stages["fit"] = fit.key
+        protect = self._protect_stage(cell, protector, source, fit)
+        stages["protect"] = protect.key
+        reads = {
+            "train": {**source.opening, "stage": ["protect", protect.key], "subfolder": "dataset"},
+            "val": source.opening,
+        }
+        source_input = {"data": source.stage.key} if source.stage else {}
+        train = self._stage(
+            "train",
+            {
+                "stage": "train",
+                "protect": protect.key,
+                "victim": {"version": victim.version, **identity_of(cell.victim)},
+                "defense": {"version": defense.version, **identity_of(cell.defense)},
+                "profile": cell.profile,
+                "seed": seed,
+            },
+            inputs={"protect": protect.key},
+            datasets={"train": reads["train"]},
+            label=f"train {cell.victim.name} on {describe_protector(cell.protector)}",
+        )
+        evaluate = self._stage(
+            "evaluate",
+            {"stage": "evaluate", "train": train.key, "data": source.key, "version": EVALUATION_VERSION},
+            inputs={"train": train.key, "protect": protect.key, **source_input},
+            datasets=reads,
+            label=f"evaluate {cell.victim.name} after {describe_protector(cell.protector)}",
+        )
+        stages |= {"train": train.key, "evaluate": evaluate.key}
+        return PlannedCell(cell, describe_protector(cell.protector), stages)
+
+    def _fit_stage(self, spec: ProtectorSpec, protector: type[Protector], seed: int) -> Stage | None:
+        if not protector.learns:
+            return None
+        sources = [self._source(d) for d in spec.fit_on]
+        return self._stage(
+            "fit",
+            {
+                "stage": "fit",
+                "protector": spec.name,
+                "version": protector.version,
+                "options": spec.options,
+                "data": [s.key for s in sources],
+                "seed": seed,
+            },
+            inputs={f"data{i}": s.stage.key for i, s in enumerate(sources) if s.stage},
+            datasets={f"fit{i}": s.opening for i, s in enumerate(sources)},
+            label=f"fit {spec.name}",
+        )
+
+    def _protect_stage(
+        self, cell: Cell, protector: type[Protector], source: _Source, fit: Stage | None
+    ) -> Stage:
+        spec = cell.protector
+        return self._stage(
+            "protect",
+            {
+                "stage": "protect",
+                "protector": spec.name,
+                "version": protector.version,
+                "options": spec.options,
+                "budget": spec.budget.model_dump(mode="json"),
+                "codec": cell.codec,
+                "data": source.key,
+                "fit": fit.key if fit else None,
+                "seed": cell.seed if protector.seeded else None,
+            },
+            inputs={**({"data": source.stage.key} if source.stage else {}), **({"fit": fit.key} if fit else {})},
+            datasets={"data": source.opening},
+            label=f"protect with {describe_protector(spec)}",
+        )
+
+    def _stage(
+        self,
+        kind: str,
+        identity: dict[str, Any],
+        inputs: dict[str, str] | None = None,
+        datasets: dict[str, Any] | None = None,
+        label: str = "",
+    ) -> Stage:
+        stage = Stage(kind, key_of(identity), identity, inputs or {}, datasets or {}, label)
+        return self.stages.setdefault(stage.id, stage)
+
+
+def choose_task(victim: Any, spec: VictimSpec, dataset: Dataset) -> Task:
+    """The task that a victim is trained for on a dataset.
+
+    Raises:
+        SpecError: They share none, or not the one asked for.
+    """
+    shared = [task for task in victim.tasks if task in dataset.tasks]
+    if not shared:
+        raise SpecError(
+            f"victim {spec.name!r} ({', '.join(victim.tasks)}) and dataset {dataset.name!r} "
+            f"({', '.join(sorted(dataset.tasks))}) share no task"
+        )
+    if spec.task is None:
+        return shared[0]
+    if spec.task not in shared:
+        raise SpecError(
+            f"victim {spec.name!r} on dataset {dataset.name!r} has no task {spec.task!r}: there is {', '.join(shared)}"
+        )
+    return spec.task
+
+
+def describe_protector(spec: ProtectorSpec) -> str:
+    """A short name of a protector with its budget, for a table's row."""
+    if spec.name == "none":
+        return "clean"
+    budget = spec.budget
+    text = f"{budget.epsilon:g}/255"
+    if budget.kind == "mask":
+        text += f" mask, {budget.epsilon_background:g}/255 outside"
+    else:
+        text += " uniform"
+    return f"{spec.name} {text}"
+
+
+def _unique(cells: list[PlannedCell]) -> list[PlannedCell]:
+    seen: dict[str, PlannedCell] = {}
+    for cell in cells:
+        seen.setdefault(cell.key, cell)
+    return list(seen.values())

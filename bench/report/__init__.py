@@ -1,0 +1,1 @@
+"""Tables, curves and statistics: pure functions of records."""

@@ -1,0 +1,202 @@
+"""From records to numbers: groups of cells over seeds, with intervals, drops and gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.keys import canonical
+from bench.metrics.base import metric_type
+from bench.plan import describe_protector
+from bench.report.gate import Gate, judge
+from bench.report.statistics import (
+    Estimate,
+    align,
+    bootstrap,
+    bootstrap_difference,
+    bootstrap_seeds,
+    bootstrap_seeds_difference,
+)
+from bench.spec import ProtectorSpec
+from bench.store import Store
+
+Record = dict[str, Any]
+CONTROLS = ("random",)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One protector under one victim and defense, over its seeds.
+
+    Attributes:
+        label: Protector and budget.
+        role: `clean`, `control` or `protector`.
+        score: Primary score on clean validation images, with its interval.
+        drop: Score minus the clean twin's, paired by seed and image; None for the clean row and without twins.
+        own_train: Mean score on the victim's own (protected) training images.
+        psnr: Mean PSNR in dB of the protected files; None where nothing changed.
+        ssim: Mean SSIM.
+        linf: Greatest change in levels (inside the mask, outside).
+        seeds: Seeds with a result.
+        missing: Why a seed has no result, by seed.
+        seconds: Mean wall seconds of fit, protect, train and evaluate.
+        gpu_seconds: Mean GPU seconds of the same.
+    """
+
+    label: str
+    role: str
+    score: Estimate
+    drop: Estimate | None
+    own_train: float | None
+    psnr: float | None
+    ssim: float | None
+    linf: tuple[int, int] | None
+    seeds: tuple[int, ...]
+    missing: dict[int, str]
+    seconds: float
+    gpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Column:
+    """One victim under one defense on one dataset: what is compared with one another.
+
+    Attributes:
+        dataset: Name and size of the dataset.
+        victim: Name of the victim.
+        task: Task.
+        init: Starting weights.
+        defense: Name and options of the defense.
+        profile: Profile.
+        codec: Codec of the protected files.
+        metric: Name of the score.
+        gate: Verdict of the clean control.
+        rows: Clean, controls, protectors, in this order.
+    """
+
+    dataset: str
+    victim: str
+    task: str
+    init: str
+    defense: str
+    profile: str
+    codec: str
+    metric: str
+    gate: Gate
+    rows: tuple[Row, ...]
+
+
+def columns(store: Store, records: Iterable[Record]) -> list[Column]:
+    """Groups records to columns. A pure function of the records and the parquet files beside them."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        cell = record["cell"]
+        shared = {k: cell[k] for k in ("dataset", "victim", "defense", "profile", "codec")}
+        groups.setdefault(canonical(shared), []).append(record)
+    return [_column(store, group) for group in groups.values()]
+
+
+def _column(store: Store, records: list[Record]) -> Column:
+    by_protector: dict[str, list[Record]] = {}
+    for record in records:
+        by_protector.setdefault(canonical(record["cell"]["protector"]), []).append(record)
+    ordered = sorted(by_protector.values(), key=lambda rs: _order(rs[0]))
+    clean = [r for r in records if _role(r) == "clean" and r["status"] == "done"]
+    cell = records[0]["cell"]
+    finished = [r for r in records if r["status"] == "done"]
+    return Column(
+        dataset=_dataset_label(cell["dataset"]),
+        victim=cell["victim"]["name"],
+        task=cell["victim"]["task"],
+        init=cell["victim"]["init"],
+        defense=_defense_label(cell["defense"]),
+        profile=cell["profile"],
+        codec=cell["codec"],
+        metric=finished[0]["scores"]["primary"] if finished else metric_type(cell["victim"]["task"]).primary,
+        gate=judge(clean),
+        rows=tuple(_row(store, group, clean) for group in ordered),
+    )
+
+
+def _row(store: Store, records: list[Record], clean: list[Record]) -> Row:
+    records = sorted(records, key=lambda r: r["cell"]["seed"])
+    done = [r for r in records if r["status"] == "done"]
+    role = _role(records[0])
+    protections = [r["protection"] for r in done]
+    costs = [[c for c in r["cost"].values()] for r in done]
+    return Row(
+        label=describe_protector(ProtectorSpec(**records[0]["cell"]["protector"])),
+        role=role,
+        score=_estimate(store, done),
+        drop=_difference(store, done, clean) if role != "clean" else None,
+        own_train=_mean(r["scores"]["own_train"][r["scores"]["primary"]] for r in done),
+        psnr=_mean(p["psnr"] for p in protections),
+        ssim=_mean(p["ssim"] for p in protections),
+        linf=(
+            max(p["linf_foreground"] for p in protections),
+            max(p["linf_background"] for p in protections),
+        )
+        if protections
+        else None,
+        seeds=tuple(r["cell"]["seed"] for r in done),
+        missing={r["cell"]["seed"]: r.get("reason", r["status"]) for r in records if r["status"] != "done"},
+        seconds=_mean(sum(c["seconds"] for c in cost) for cost in costs) or 0.0,
+        gpu_seconds=_mean(sum(c["gpu_seconds"] for c in cost) for cost in costs) or 0.0,
+    )
+
+
+def _estimate(store: Store, records: list[Record]) -> Estimate:
+    if not records:
+        return Estimate(None, None, None, 0, None, "none")
+    metric = metric_type(records[0]["cell"]["victim"]["task"])
+    if metric.resampled == metric.primary:
+        return bootstrap(_counts(store, records), metric.from_counts)
+    return bootstrap_seeds([r["scores"]["val"][metric.primary] for r in records])
+
+
+def _difference(store: Store, records: list[Record], clean: list[Record]) -> Estimate | None:
+    twins = {r["cell"]["seed"]: r for r in clean}
+    pairs = [(r, twins[r["cell"]["seed"]]) for r in records if r["cell"]["seed"] in twins]
+    if not pairs:
+        return None
+    protected, partners = [p for p, _ in pairs], [c for _, c in pairs]
+    metric = metric_type(records[0]["cell"]["victim"]["task"])
+    if metric.resampled == metric.primary:
+        return bootstrap_difference(_counts(store, protected), _counts(store, partners), metric.from_counts)
+    values = [[r["scores"]["val"][metric.primary] for r in side] for side in (protected, partners)]
+    return bootstrap_seeds_difference(*values)
+
+
+def _counts(store: Store, records: list[Record]) -> Any:
+    import pandas
+
+    metric = metric_type(records[0]["cell"]["victim"]["task"])
+    tables = [pandas.read_parquet(store.record_folder(r["key"]) / "per_image.parquet") for r in records]
+    return align([t.to_dict("records") for t in tables], metric.stack_counts)
+
+
+def _role(record: Record) -> str:
+    name = record["cell"]["protector"]["name"]
+    return "clean" if name == "none" else "control" if name in CONTROLS else "protector"
+
+
+def _order(record: Record) -> tuple[int, str, int]:
+    spec = record["cell"]["protector"]
+    rank = {"clean": 0, "control": 1, "protector": 2}[_role(record)]
+    return rank, spec["name"], 0 if spec["budget"]["kind"] == "uniform" else 1
+
+
+def _dataset_label(dataset: dict[str, Any]) -> str:
+    size = dataset["image_size"] or dataset["options"].get("image_size")
+    return f"{dataset['name']} {size} px" if size else dataset["name"]
+
+
+def _defense_label(defense: dict[str, Any]) -> str:
+    options = ", ".join(f"{k}={v}" for k, v in sorted(defense["options"].items()))
+    return f"{defense['name']} ({options})" if options else defense["name"]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None

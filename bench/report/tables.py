@@ -1,0 +1,130 @@
+"""Tables as data: what stands in which row, before it is drawn for a terminal, Markdown, CSV or LaTeX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.report.results import Column, Row
+from bench.report.statistics import Estimate
+
+MISSING = "--"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: What it shows.
+        header: Column names.
+        rows: Cells as text.
+        notes: Lines below.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+def detail_table(column: Column) -> Table:
+    """One victim under one defense: every row with its drop, quality and cost. Scores in percent."""
+    header = (
+        "training images",
+        f"{column.metric} on clean test images",
+        "drop",
+        "drop of clean",
+        f"{column.metric} on own training images",
+        "PSNR dB",
+        "SSIM",
+        "L-inf in/out",
+        "n",
+        "time",
+    )
+    clean = next((r.score.value for r in column.rows if r.role == "clean"), None)
+    rows = tuple(_detail_row(row, clean) for row in column.rows)
+    title = f"{column.victim} ({column.task}, init {column.init}) on {column.dataset}, defense {column.defense}"
+    return Table(f"{title}, profile {column.profile}", header, rows, tuple(_notes(column)))
+
+
+def summary_table(columns: list[Column]) -> Table:
+    """All victims and defenses side by side; with several defenses, the best score any of them recovered."""
+    labels = list(dict.fromkeys(row.label for column in columns for row in column.rows))
+    header = ["training images"]
+    cells: dict[str, list[str]] = {label: [] for label in labels}
+    for victim in dict.fromkeys(_victim_key(c) for c in columns):
+        mine = [c for c in columns if _victim_key(c) == victim]
+        for column in mine:
+            mark = " (invalid)" if column.gate.state == "invalid" else ""
+            header.append(f"{column.victim} {column.defense} {column.metric}{mark}")
+            by_label = {row.label: row for row in column.rows}
+            for label in labels:
+                row = by_label.get(label)
+                cells[label].append(percent(row.score, len(row.seeds)) if row else MISSING)
+        if len(mine) > 1:
+            header.append(f"{victim[0]} worst case")
+            for label in labels:
+                cells[label].append(_worst_case(mine, label))
+    notes = sorted({note for column in columns for note in _notes(column)})
+    return Table("Summary", tuple(header), tuple((k, *v) for k, v in cells.items()), tuple(notes))
+
+
+def percent(estimate: Estimate, seeds: int) -> str:
+    """`18.5 [17.0, 20.1]`; with one seed the interval speaks for the images only, which `n=1` marks."""
+    if estimate.value is None:
+        return MISSING
+    text = f"{100 * estimate.value:.1f}"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return text + (" n=1" if seeds == 1 else "")
+
+
+def _detail_row(row: Row, clean: float | None) -> tuple[str, ...]:
+    drop = row.drop
+    share = MISSING
+    if drop and drop.value is not None and clean:
+        share = f"{-100 * drop.value / clean:.0f} %"
+    seeds = str(len(row.seeds))
+    if row.missing:
+        seeds += f"/{len(row.seeds) + len(row.missing)}"
+    return (
+        row.label,
+        percent(row.score, 0),
+        percent(drop, 0) if drop else MISSING,
+        share,
+        MISSING if row.own_train is None else f"{100 * row.own_train:.1f}",
+        MISSING if row.psnr is None else f"{row.psnr:.1f}",
+        MISSING if row.ssim is None else f"{row.ssim:.3f}",
+        MISSING if row.linf is None else f"{row.linf[0]}/{row.linf[1]}",
+        seeds,
+        f"{row.seconds:.0f} s",
+    )
+
+
+def _notes(column: Column) -> list[str]:
+    name = f"{column.victim}, defense {column.defense}"
+    verdict = {
+        "valid": "the clean control reached its reference band",
+        "unreferenced": "no reference band for this setting; the clean control learned",
+        "invalid": "INVALID, nothing can be concluded",
+    }[column.gate.state]
+    notes = [f"{name}: {verdict} ({column.gate.reason})."]
+    counts = {len(row.seeds) for row in column.rows}
+    if counts == {1}:
+        notes.append("n=1: one seed; the intervals speak for the test images, not for another training.")
+    for row in column.rows:
+        notes += [f"{name}, {row.label}, seed {seed}: {why}" for seed, why in sorted(row.missing.items())]
+    return notes
+
+
+def _worst_case(columns: list[Column], label: str) -> str:
+    best: tuple[float, str] | None = None
+    for column in columns:
+        for row in column.rows:
+            if row.label == label and row.score.value is not None and (not best or row.score.value > best[0]):
+                best = (row.score.value, column.defense)
+    return f"{100 * best[0]:.1f} ({best[1]})" if best else MISSING
+
+
+def _victim_key(column: Column) -> tuple[str, ...]:
+    return (column.victim, column.task, column.init, column.dataset, column.profile, column.codec)

@@ -1,0 +1,77 @@
+"""Writes tables to files, and says each row as it comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.errors import EnvironmentFault
+from bench.files import atomic_write
+from bench.progress import Progress, duration
+from bench.records import read_records
+from bench.report.render import to_csv, to_latex, to_markdown, to_text
+from bench.report.results import Column, columns
+from bench.report.tables import Table, detail_table, summary_table
+from bench.run import RunResult
+from bench.store import Store
+
+
+def announce(record: dict[str, Any], progress: Progress) -> None:
+    """Says one row of the table as soon as its cell is there."""
+    cell = record["cell"]
+    head = f"=> {record['label']}: {cell['victim']['name']} {cell['victim']['task']}"
+    if cell["defense"]["name"] != "none":
+        head += f", defense {cell['defense']['name']}"
+    head += f", seed {cell['seed']}"
+    if record["status"] != "done":
+        progress.message(f"{head}: {record['status']}: {record['reason']}")
+        return
+    name = record["scores"]["primary"]
+    val, own = record["scores"]["val"][name], record["scores"]["own_train"][name]
+    seconds = sum(cost["seconds"] for cost in record["cost"].values())
+    progress.message(
+        f"{head}: {name} {100 * val:.1f} on clean test images, {100 * own:.1f} on its own training images "
+        f"({duration(seconds)} of work)"
+    )
+
+
+def build_tables(found: list[Column]) -> list[Table]:
+    """The detail table of each column, after a summary where there are several columns."""
+    details = [detail_table(column) for column in found]
+    return [summary_table(found), *details] if len(found) > 1 else details
+
+
+def write_run_tables(result: RunResult, root: Path) -> tuple[str, list[Path]]:
+    """Writes the tables of a run under `tables/NAME.*` and returns the text for the terminal."""
+    store = Store(root)
+    found = columns(store, result.records)
+    paths = write_tables(found, root / "tables", result.plan.matrix.name)
+    return "\n\n".join(to_text(table) for table in build_tables(found)), paths
+
+
+def write_all_tables(root: Path, output: Path) -> list[Path]:
+    """Regenerates the tables of all records in a store.
+
+    Raises:
+        EnvironmentFault: The store holds no record.
+    """
+    store = Store(root)
+    records = read_records(store)
+    if not records:
+        raise EnvironmentFault(f"{root} holds no records: run `bench run` first, or name the store with --store")
+    return write_tables(columns(store, records), output, "all")
+
+
+def write_tables(found: list[Column], folder: Path, name: str) -> list[Path]:
+    """Writes `name.md`, `name.tex` and `name.csv`."""
+    tables = build_tables(found)
+    texts = {
+        "md": "\n".join(to_markdown(table) for table in tables),
+        "tex": "\n".join(to_latex(table) for table in tables),
+        "csv": to_csv(found),
+    }
+    paths = []
+    for suffix, text in texts.items():
+        paths.append(folder / f"{name}.{suffix}")
+        atomic_write(paths[-1], text)
+    return paths

@@ -1,0 +1,151 @@
+"""Runs a matrix: plan, execute, record, and show each row as soon as it is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import DiskFull, Interrupted
+from bench.executor import Executor, Failure
+from bench.plan import Plan, PlannedCell, Stage, make_plan
+from bench.progress import Progress, make_progress
+from bench.records import write_done, write_unfinished
+from bench.spec import Execution, Matrix
+from bench.store import Store
+
+MINIMUM_FREE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left.
+
+    Attributes:
+        plan: What was planned.
+        records: Records of all cells, in the plan's order.
+        reused: Stages that were done before.
+    """
+
+    plan: Plan
+    records: list[dict[str, Any]]
+    reused: int
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """Records of cells without a result."""
+        return [r for r in self.records if r["status"] != "done"]
+
+
+def run_matrix(
+    matrix: Matrix,
+    execution: Execution,
+    on_record: Callable[[dict[str, Any], Progress], None] = lambda record, progress: None,
+) -> RunResult:
+    """Runs every cell of a matrix that is not done yet.
+
+    Args:
+        matrix: What to run.
+        execution: How.
+        on_record: Called with each cell's record as soon as it is there.
+
+    Raises:
+        BenchError: Before anything is computed, for what is wrong with the request; `Interrupted` when the
+            user stopped it. A cell that fails raises nothing: its record says so.
+    """
+    store = Store(execution.store)
+    store.prepare()
+    plan = make_plan(matrix, store)
+    _check_disk(store)
+    reused = sum(store.is_done(s.kind, s.key) for s in plan.stages)
+    with make_progress(len(plan.stages)) as progress:
+        progress.skip(reused)
+        executor = Executor(plan, store, execution, progress)
+        book = _Book(plan, store, executor, on_record, progress)
+        try:
+            executor.run(book.on_stage)
+        except (Interrupted, DiskFull) as stop:
+            book.close("interrupted" if isinstance(stop, Interrupted) else f"failed: {stop.kind}", str(stop))
+            raise
+    return RunResult(plan, [book.records[c.key] for c in plan.cells], reused)
+
+
+class _Book:
+    """Writes the record of a cell when its last stage is settled."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        executor: Executor,
+        on_record: Callable[[dict[str, Any], Progress], None],
+        progress: Progress,
+    ) -> None:
+        self.cells = {("evaluate", c.key): c for c in plan.cells}
+        self.store = store
+        self.executor = executor
+        self.on_record = on_record
+        self.progress = progress
+        self.records: dict[str, dict[str, Any]] = {}
+
+    def on_stage(self, stage: Stage) -> None:
+        cell = self.cells.get(stage.id)
+        if cell is None:
+            return
+        failure: Failure | None = self.executor.outcome.failed.get(stage.id)
+        if failure:
+            record = write_unfinished(self.store, cell, f"failed: {failure.kind}", failure.message)
+        else:
+            record = write_done(self.store, cell)
+        self._keep(cell, record)
+
+    def close(self, status: str, reason: str) -> None:
+        """Records the cells that never came to an end."""
+        for cell in self.cells.values():
+            if cell.key not in self.records:
+                try:
+                    self._keep(cell, write_unfinished(self.store, cell, status, reason))
+                except DiskFull:  # what cannot be written is not there, and is run again
+                    return
+
+    def _keep(self, cell: PlannedCell, record: dict[str, Any]) -> None:
+        self.records[cell.key] = record
+        self.on_record(record, self.progress)
+
+
+def _check_disk(store: Store) -> None:
+    free = shutil.disk_usage(store.root).free
+    if free < MINIMUM_FREE_BYTES:
+        raise DiskFull(
+            f"only {free // 2**20} MiB are free where the store {store.root} lies, and a run needs at least "
+            f"{MINIMUM_FREE_BYTES // 2**20}: free some, or name another place with --store"
+        )
+
+
+def discard_results(matrix: Matrix, execution: Execution) -> None:
+    """Removes the trainings, evaluations and records of a matrix, so that they are done again."""
+    store = Store(execution.store)
+    store.prepare()
+    for cell in make_plan(matrix, store).cells:
+        for kind in ("train", "evaluate"):
+            store.discard(kind, cell.stages[kind])
+        shutil.rmtree(store.record_folder(cell.key), ignore_errors=True)
+
+
+def dry_run_lines(matrix: Matrix, execution: Execution) -> list[str]:
+    """The cells and stages of a plan, and what of it is done already."""
+    store = Store(execution.store)
+    store.prepare()
+    plan = make_plan(matrix, store)
+    lines = [f"{len(plan.cells)} cells, {len(plan.stages)} stages, profile {matrix.profile}"]
+    for stage in plan.stages:
+        state = "done" if store.is_done(stage.kind, stage.key) else "to do"
+        lines.append(f"  {stage.kind:<8} {stage.key}  {state:<5}  {stage.label}")
+    for cell in plan.cells:
+        spec = cell.cell
+        lines.append(
+            f"  cell     {cell.key}         {spec.victim.name} ({spec.victim.task}), {cell.label}, "
+            f"defense {spec.defense.name}, seed {spec.seed}"
+        )
+    return lines

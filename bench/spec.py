@@ -1,0 +1,261 @@
+"""What the user asks for, as frozen models that refuse unknown keys.
+
+Every field is declared `identity` (it can change a result, so it is part of keys) or `runtime` (it cannot).
+A test fails for a field that is neither.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bench.budget import Budget
+from bench.datasets.base import Task
+from bench.errors import SpecError
+from bench.profiles import Profile, default_profile
+from bench.registry import unknown
+from bench.victim import Init
+
+Codec = Literal["png", "jpeg95"]
+
+
+def identity(default: Any = ..., **kwargs: Any) -> Any:
+    """A field that can change a result."""
+    return Field(default, json_schema_extra={"role": "identity"}, **kwargs)
+
+
+def runtime(default: Any = ..., **kwargs: Any) -> Any:
+    """A field that cannot change a result."""
+    return Field(default, json_schema_extra={"role": "runtime"}, **kwargs)
+
+
+class Spec(BaseModel):
+    """Base of the specs: frozen, strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetSpec(Spec):
+    """A dataset.
+
+    Attributes:
+        name: Registered name of the adapter.
+        root: Folder of a dataset that is not generated. Its content counts (the fingerprint), its place does not.
+        image_size: Longest side in pixels to which a resized copy is made first; None keeps the files.
+        options: Options of the adapter.
+    """
+
+    name: str = identity("shapes")
+    root: Path | None = runtime(None)
+    image_size: int | None = identity(None, ge=8, le=16384)
+    options: dict[str, Any] = identity({})
+
+
+class ProtectorSpec(Spec):
+    """A protector with its budget.
+
+    Attributes:
+        name: Registered name.
+        budget: Budget per pixel, in levels.
+        options: Options of the protector; what is left open is filled in by profile.
+        fit_on: Datasets that a learning protector is trained on. Empty: the embedded `shapes`, drawn from
+            another series than the scenes that are protected.
+    """
+
+    name: str = identity()
+    budget: Budget = identity(Budget())
+    options: dict[str, Any] = identity({})
+    fit_on: tuple[DatasetSpec, ...] = identity(())
+
+
+class VictimSpec(Spec):
+    """A victim.
+
+    Attributes:
+        name: Registered name.
+        task: None takes the first task that the victim and the dataset share.
+        init: Starting weights.
+        options: Options of the victim; what is left open is filled in by profile.
+    """
+
+    name: str = identity()
+    task: Task | None = identity(None)
+    init: Init = identity("scratch")
+    options: dict[str, Any] = identity({})
+
+
+class DefenseSpec(Spec):
+    """A defense.
+
+    Attributes:
+        name: Registered name.
+        options: Options of the defense.
+    """
+
+    name: str = identity("none")
+    options: dict[str, Any] = identity({})
+
+
+class Cell(Spec):
+    """One evaluated cell of a matrix.
+
+    Attributes:
+        dataset: What is protected and trained on.
+        protector: How the training images are protected.
+        victim: What is trained.
+        defense: What the attacker does about it.
+        profile: Size of the experiment.
+        codec: How protected images are stored; `jpeg95` exists for parity with the official code.
+        seed: Seed of everything random in the cell.
+    """
+
+    dataset: DatasetSpec = identity()
+    protector: ProtectorSpec = identity()
+    victim: VictimSpec = identity()
+    defense: DefenseSpec = identity(DefenseSpec())
+    profile: Profile = identity()
+    codec: Codec = identity("png")
+    seed: int = identity(0, ge=0)
+
+
+class Matrix(Spec):
+    """A matrix of cells: the product of its lists.
+
+    Attributes:
+        name: Names the table that comes out.
+        dataset: What is protected and trained on.
+        protectors: Protectors; the clean control and both random controls are added by `controls`.
+        victims: Victims.
+        defenses: Defenses.
+        seeds: Seeds; three or more for a table that counts.
+        profile: Size of the experiment; None takes `gpu` with CUDA and `cpu` without.
+        codec: How protected images are stored.
+        controls: Whether to add the clean control and the two random controls of each protector.
+    """
+
+    name: str = runtime("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")
+    dataset: DatasetSpec = identity(DatasetSpec())
+    protectors: tuple[ProtectorSpec, ...] = identity(min_length=1)
+    victims: tuple[VictimSpec, ...] = identity(min_length=1)
+    defenses: tuple[DefenseSpec, ...] = identity((DefenseSpec(),), min_length=1)
+    seeds: tuple[int, ...] = identity((0,), min_length=1)
+    profile: Profile = identity(default_factory=default_profile)
+    codec: Codec = identity("png")
+    controls: bool = identity(True)
+
+    @field_validator("protectors", "victims", "defenses", mode="before")
+    @classmethod
+    def _names_are_specs(cls, value: Any) -> Any:
+        return [{"name": item} if isinstance(item, str) else item for item in value]
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _name_is_dataset(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Execution(Spec):
+    """How a plan is worked off. Nothing here changes a result.
+
+    Attributes:
+        store: Folder of stages and records.
+        device: `cpu`, `cuda`, or `auto`.
+        jobs: Worker processes at a time; 0 chooses: one per GPU, or as many as two cores apart on a CPU.
+        threads: CPU threads of one worker; 0 shares the cores between the jobs.
+        loader_workers: Data loading processes of one training.
+    """
+
+    store: Path = runtime(Path("results"))
+    device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    jobs: int = runtime(0, ge=0, le=64)
+    threads: int = runtime(0, ge=0, le=256)
+    loader_workers: int = runtime(0, ge=0, le=64)
+
+
+def identity_of(spec: BaseModel) -> dict[str, Any]:
+    """The identity fields of a spec as plain JSON values, nested specs included."""
+    values: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        if isinstance(spec, Spec) and role_of(field) == "runtime":
+            continue
+        values[name] = _plain(getattr(spec, name))
+    return values
+
+
+def role_of(field: Any) -> str | None:
+    """`identity`, `runtime`, or None for a field that declares neither."""
+    extra = field.json_schema_extra
+    return extra.get("role") if isinstance(extra, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return identity_of(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def validated(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
+    """Builds `model` from user input; a mistake becomes one line that names it and the nearest field.
+
+    Raises:
+        SpecError: The first mistake, with its place.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        # A misspelt key is often why another one is "missing": name the misspelling first.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        path = [str(part) for part in first["loc"]]
+        place = ".".join(path)
+        if first["type"] == "extra_forbidden":
+            fields = list(_model_at(model, first["loc"][:-1]).model_fields)
+            raise SpecError(f"{where}: {unknown('option', path[-1], fields)}") from error
+        more = f" ({len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+        raise SpecError(
+            f"{where}: {place or 'value'}: {first['msg'][0].lower()}{first['msg'][1:]}, "
+            f"not {first.get('input')!r}{more}"
+        ) from error
+
+
+def read_matrix(path: Path) -> Matrix:
+    """Reads a matrix from a TOML file. Relative dataset roots are relative to the file.
+
+    Raises:
+        SpecError: No such file, no TOML, or a mistake in it, with its place.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SpecError(f"no matrix file {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SpecError(f"{path} is no readable TOML file: {error}") from error
+    values.setdefault("name", path.stem)
+    matrix = validated(Matrix, values, str(path))
+
+    def anchored(dataset: DatasetSpec) -> DatasetSpec:
+        if dataset.root is None:
+            return dataset
+        return dataset.model_copy(update={"root": path.parent / dataset.root.expanduser()})
+
+    protectors = tuple(
+        p.model_copy(update={"fit_on": tuple(anchored(d) for d in p.fit_on)}) for p in matrix.protectors
+    )
+    return matrix.model_copy(update={"dataset": anchored(matrix.dataset), "protectors": protectors})
+
+
+def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:
+    """The nested model that a validation error's location points into."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model

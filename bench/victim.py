@@ -1,0 +1,102 @@
+"""The contract of a victim: the segmentation model that an attacker trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.datasets.base import Category, Task
+
+Init = Literal["scratch", "imagenet", "sam"]
+
+
+class VictimOptions(BaseModel):
+    """Base of a victim's options. Every field is part of the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a victim may know of the data when its model is built.
+
+    Attributes:
+        classes: Semantic class names, background first where there is one.
+        categories: Things and stuff of the segments.
+        image_size: Longest side in pixels of the training images.
+        train_images: Number of training images.
+    """
+
+    classes: tuple[str, ...]
+    categories: tuple[Category, ...]
+    image_size: int
+    train_images: int
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """A victim as the shared trainer runs it: mmengine config fragments.
+
+    Attributes:
+        model: Config of a model in mmengine's registries. Its `data_preprocessor` takes BGR-free RGB
+            images: samples are loaded as RGB uint8, and `bgr_to_rgb` is False everywhere.
+        scope: mmengine registry scope in which `model` and the pipelines are built.
+        train_pipeline: Transforms after loading and the defense, packing included.
+        test_pipeline: Transforms after loading, packing included; predictions are made at original size.
+        optim_wrapper: mmengine optimizer wrapper config.
+        param_scheduler: mmengine scheduler configs (`by_epoch=False`).
+        iterations: Length of the training.
+        batch_size: Images per iteration.
+        test_batch_size: Images per evaluation step.
+        task: The task that the model predicts.
+    """
+
+    model: dict[str, Any]
+    scope: Literal["mmseg", "mmdet", "mmengine"]
+    train_pipeline: list[dict[str, Any]]
+    test_pipeline: list[dict[str, Any]]
+    optim_wrapper: dict[str, Any]
+    param_scheduler: list[dict[str, Any]]
+    iterations: int
+    batch_size: int
+    task: Task
+    test_batch_size: int = 1
+    custom_imports: tuple[str, ...] = field(default=())
+
+
+class Victim(ABC):
+    """A segmentation architecture with its training schedule at each profile.
+
+    Attributes:
+        name: Registered name.
+        version: Raised whenever outputs change for the same options; part of the key.
+        tasks: Tasks that it can be trained for, the default first.
+        inits: Starting weights that it knows.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    tasks: ClassVar[tuple[Task, ...]]
+    inits: ClassVar[tuple[Init, ...]] = ("scratch",)
+    Options: ClassVar[type[VictimOptions]] = VictimOptions
+
+    def __init__(self, options: VictimOptions | None = None) -> None:
+        self.options = options or self.Options()
+
+    @classmethod
+    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
+        """Fills in what the user left open, by profile. The result is what enters the key."""
+        return cls.Options(**given)
+
+    @abstractmethod
+    def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
+        """The model, its pipelines and its schedule for a dataset and task.
+
+        Raises:
+            SpecError: The combination does not exist, with the ones that do.
+        """

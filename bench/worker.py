@@ -1,0 +1,179 @@
+"""One stage in one process: `python -m bench.worker STORE KIND KEY`.
+
+The runner writes `request.json` into the stage's partial folder and starts this. Progress goes to standard
+output as JSON lines; everything else that a library prints goes to `log.txt` in the folder. A crash, an
+out-of-memory kill or a segmentation fault costs this one stage.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from bench.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, BenchError, StageBusy
+from bench.store import FAILURE_FILE, REQUEST_FILE, Store
+
+LOG_FILE = "log.txt"
+PR_SET_PDEATHSIG = 1
+REPORT_INTERVAL = 0.5
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the stage that `arguments` name and returns the exit code."""
+    store, kind, key = Store(Path(arguments[0])), arguments[1], arguments[2]
+    folder = store.partial_folder(kind, key)
+    die_with_parent()
+    signal.signal(signal.SIGTERM, _interrupt)
+    events = _take_over_output(folder / LOG_FILE)
+    try:
+        with store.lock(kind, key) as mine:
+            if not mine:
+                raise StageBusy(f"another process works on {kind} {key}")
+            if not store.is_done(kind, key):
+                _run(store, kind, key, folder, events)
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BaseException as error:
+        _write_failure(folder, error)
+        return EXIT_CELL_FAILED
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to end this process when its parent ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _run(store: Store, kind: str, key: str, folder: Path, events: TextIO) -> None:
+    from bench.stages import HEAVY, StageContext, run_stage
+
+    request = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
+    if kind in HEAVY or request["heavy"]:
+        _prepare_torch(request["device"], request["threads"])
+    started, clock = time.time(), time.perf_counter()
+    context = StageContext(
+        kind=kind,
+        identity=request["identity"],
+        inputs=request["inputs"],
+        datasets=request["datasets"],
+        store=store,
+        folder=folder,
+        device=request["device"],
+        loader_workers=request["loader_workers"],
+        report=_reporter(events),
+    )
+    summary = run_stage(context)
+    seconds = time.perf_counter() - clock
+    from bench.machine import describe_machine, package_versions
+
+    info = {
+        "kind": kind,
+        "key": key,
+        "identity": request["identity"],
+        "inputs": request["inputs"],
+        "summary": summary,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "cost": _cost(seconds, request["device"]),
+        "device": request["device"],
+        "threads": request["threads"],
+        "machine": describe_machine(),
+        "versions": package_versions(),
+    }
+    (folder / REQUEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    store.finish(kind, key, info)
+
+
+def _prepare_torch(device: str, threads: int) -> None:
+    import torch
+
+    from bench.errors import EnvironmentFault
+
+    torch.set_num_threads(threads)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EnvironmentFault(f"device {device} was asked for and CUDA is not available: use --device cpu")
+
+
+def _cost(seconds: float, device: str) -> dict[str, float | None]:
+    """Wall, CPU and GPU seconds and peak memory (GiB) of this process and its children."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    gpu_memory = None
+    if device.startswith("cuda"):
+        import torch
+
+        gpu_memory = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    return {
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
+        "gpu_seconds": round(seconds, 3) if device.startswith("cuda") else 0.0,
+        "peak_memory_gib": round(max(u.ru_maxrss for u in usage) / 2**20, 3),
+        "peak_gpu_memory_gib": gpu_memory,
+    }
+
+
+def _reporter(events: TextIO) -> Any:
+    last = [0.0]
+
+    def report(done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if now - last[0] < REPORT_INTERVAL and done < total:
+            return
+        last[0] = now
+        events.write(json.dumps({"done": done, "total": total, "note": note}) + "\n")
+        events.flush()
+
+    return report
+
+
+def _take_over_output(log: Path) -> TextIO:
+    """Keeps standard output for events and sends everything else that is printed to `log`."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    return events
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt
+
+
+def _write_failure(folder: Path, error: BaseException) -> None:
+    kind, message = classify(error)
+    failure = {"kind": kind, "message": message, "traceback": traceback.format_exc()}
+    traceback.print_exc()
+    try:
+        (folder / FAILURE_FILE).write_text(json.dumps(failure), encoding="utf-8")
+    except OSError:  # the disk may be what failed: the runner then goes by the exit code
+        sys.stderr.write("the failure could not be written\n")
+
+
+def classify(error: BaseException) -> tuple[str, str]:
+    """The failure kind and one line for any exception."""
+    if isinstance(error, BenchError):
+        return error.kind, str(error)
+    text = " ".join(str(error).split())[:500]
+    name = type(error).__name__
+    if name == "OutOfMemoryError":
+        return "oom", f"the GPU has too little memory: {text}"
+    if isinstance(error, MemoryError):
+        return "oom", f"the machine has too little memory: {text or name}"
+    if isinstance(error, OSError) and error.errno in (27, 28, 122):
+        return "disk_full", f"no space left on the disk: {text}"
+    return "crash", f"{name}: {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
