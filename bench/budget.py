@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.errors import ContractViolation
+
 BudgetKind = Literal["mask", "uniform"]
 
 
@@ -50,7 +52,14 @@ def add_noise(image: np.ndarray, noise: np.ndarray, levels: np.ndarray) -> np.nd
 
     Returns:
         `(H, W, 3)` uint8 with |x' - x| <= floor(B) in integer levels.
+
+    Raises:
+        ContractViolation: The noise has another shape than the image, or is not finite.
     """
+    if noise.shape != image.shape:
+        raise ContractViolation(f"noise of shape {noise.shape} for an image of shape {image.shape}")
+    if not np.isfinite(noise).all():
+        raise ContractViolation("the noise holds NaN or infinity")
     limit = np.floor(levels)[..., None]
     delta = np.clip(np.rint(np.clip(noise, -1, 1) * levels[..., None]), -limit, limit)
     return np.clip(image.astype(np.int16) + delta.astype(np.int16), 0, 255).astype(np.uint8)
@@ -63,6 +72,14 @@ def excess(image: np.ndarray, protected: np.ndarray, levels: np.ndarray) -> int:
         image: `(H, W, 3)` uint8 source.
         protected: `(H, W, 3)` uint8, as decoded from disk.
         levels: `(H, W)` float budget in levels.
+
+    Raises:
+        ContractViolation: The protected image has another shape than its source, or is not uint8.
     """
+    if protected.shape != image.shape or protected.dtype != np.uint8:
+        raise ContractViolation(
+            f"protected image of shape {protected.shape} and type {protected.dtype}, "
+            f"its source has {image.shape} and uint8"
+        )
     distance = np.abs(protected.astype(np.int16) - image.astype(np.int16)).max(-1)
     return int((distance - np.floor(levels)).max())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,8 @@ class Defense(ABC):
     Attributes:
         name: Registered name.
         version: Raised whenever outputs change for the same options; part of the key.
+        summary: One line for `bench ls`.
+        paper: Where the method comes from; may be empty.
     """
 
     name: ClassVar[str]
@@ -33,6 +35,11 @@ class Defense(ABC):
 
     def __init__(self, options: DefenseOptions | None = None) -> None:
         self.options = options or self.Options()
+
+    @classmethod
+    def resolve_options(cls, profile: str, given: dict[str, Any]) -> DefenseOptions:
+        """Fills in what the user left open, by profile. The result is what enters the key."""
+        return cls.Options(**given)
 
     def transform(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Changes a training image after it is loaded and before any augmentation.

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench import registry
 from bench.budget import Budget
 from bench.datasets.base import Dataset, Task
 from bench.errors import SpecError
 from bench.keys import key_of
 from bench.protector import Protector
-from bench.spec import Cell, DatasetSpec, DefenseSpec, Matrix, ProtectorSpec, VictimSpec, identity_of, validated
+from bench.spec import Cell, DatasetSpec, DefenseSpec, Matrix, ProtectorSpec, VictimSpec, identity_of, spec_error
 from bench.store import Store
 
 EVALUATION_VERSION = 1
@@ -117,6 +119,13 @@ class _Planner:
                         cells.append(self._cell(source, protector, victim, defense, seed))
         return Plan(self.matrix, tuple(_unique(cells)), tuple(self.stages.values()))
 
+    def _options(self, plugin: Any, kind: str, given: dict[str, Any]) -> Any:
+        """A plugin's options, completed by profile; a mistake becomes one line."""
+        try:
+            return plugin.resolve_options(self.matrix.profile, dict(given))
+        except ValidationError as error:
+            raise spec_error(error, plugin.Options, f"{kind} {plugin.name!r}") from error
+
     # ---- datasets --------------------------------------------------------------------------------
 
     def _source(self, spec: DatasetSpec) -> _Source:
@@ -127,7 +136,7 @@ class _Planner:
 
     def _open_source(self, spec: DatasetSpec) -> _Source:
         adapter: type[Dataset] = registry.load("dataset", spec.name)
-        options = adapter.resolve_options(self.matrix.profile, dict(spec.options))
+        options = self._options(adapter, "dataset", spec.options)
         given = options.model_dump(mode="json")
         if adapter.generated:
             if spec.root is not None:
@@ -145,7 +154,8 @@ class _Planner:
         dataset.check()
         from bench.datasets.fingerprint import fingerprint
 
-        content = fingerprint(dataset, self.store.root / "fingerprints")
+        remembered = self.store.root / "fingerprints" / f"{key_of(str(root))}.json"
+        content = fingerprint(dataset, remembered)
         source_identity = {
             "dataset": spec.name,
             "version": adapter.version,
@@ -183,7 +193,7 @@ class _Planner:
 
     def _resolved(self, spec: ProtectorSpec) -> ProtectorSpec:
         protector: type[Protector] = registry.load("protector", spec.name)
-        options = protector.resolve_options(self.matrix.profile, dict(spec.options))
+        options = self._options(protector, "protector", spec.options)
         fit_on = spec.fit_on
         if fit_on and not protector.learns:
             raise SpecError(f"protector {spec.name!r} learns nothing: it takes no --fit-on")
@@ -201,7 +211,7 @@ class _Planner:
     def _default_fit_data(self) -> DatasetSpec:
         shapes: type[Dataset] = registry.load("dataset", "shapes")
         given = dict(self.matrix.dataset.options) if self.matrix.dataset.name == "shapes" else {}
-        options = shapes.resolve_options(self.matrix.profile, given).model_dump(mode="json")
+        options = self._options(shapes, "dataset", given).model_dump(mode="json")
         return DatasetSpec(name="shapes", options={**options, "seed": options["seed"] + FIT_SERIES})
 
     def _random_controls(self, spec: ProtectorSpec, source: _Source) -> list[ProtectorSpec]:
@@ -239,10 +249,8 @@ class _Planner:
                 f"victim {victim_spec.name!r} has no init {victim_spec.init!r}: "
                 f"there is {', '.join(victim.inits)}"
             )
-        victim_options = victim.resolve_options(matrix.profile, dict(victim_spec.options))
-        defense_options = validated(
-            defense.Options, dict(defense_spec.options), f"defense {defense_spec.name!r}"
-        )
+        victim_options = self._options(victim, "victim", victim_spec.options)
+        defense_options = self._options(defense, "defense", defense_spec.options)
         cell = Cell(
             dataset=matrix.dataset.model_copy(update={"options": source.opening["options"], "root": None}),
             protector=protector_spec,
@@ -373,6 +381,8 @@ def describe_protector(spec: ProtectorSpec) -> str:
         text += f" mask, {budget.epsilon_background:g}/255 outside"
     else:
         text += " uniform"
+    if spec.options.get("grid"):
+        text += f", {spec.options['grid']} cells"
     return f"{spec.name} {text}"
 
 

@@ -52,7 +52,8 @@ class Protector(ABC):
         learns: Whether `fit` has to run first.
         seeded: False if the seed changes nothing, so that all seeds share one protected dataset.
         bounded: False for methods without an L-infinity bound; their files are measured, not refused.
-        budget_kinds: Budgets that the method is defined for.
+        summary: One line for `bench ls`.
+        paper: Where the method comes from; empty for controls.
     """
 
     name: ClassVar[str]

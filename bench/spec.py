@@ -210,18 +210,22 @@ def validated(model: type[BaseModel], values: dict[str, Any], where: str) -> Any
     try:
         return model(**values)
     except ValidationError as error:
-        # A misspelt key is often why another one is "missing": name the misspelling first.
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        path = [str(part) for part in first["loc"]]
-        place = ".".join(path)
-        if first["type"] == "extra_forbidden":
-            fields = list(_model_at(model, first["loc"][:-1]).model_fields)
-            raise SpecError(f"{where}: {unknown('option', path[-1], fields)}") from error
-        more = f" ({len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
-        raise SpecError(
-            f"{where}: {place or 'value'}: {first['msg'][0].lower()}{first['msg'][1:]}, "
-            f"not {first.get('input')!r}{more}"
-        ) from error
+        raise spec_error(error, model, where) from error
+
+
+def spec_error(error: ValidationError, model: type[BaseModel], where: str) -> SpecError:
+    """The first mistake of a validation as one line, with its place and, for a wrong key, the nearest one."""
+    # A misspelt key is often why another one is "missing": name the misspelling first.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        fields = list(_model_at(model, first["loc"][:-1]).model_fields)
+        return SpecError(f"{where}: {unknown('option', path[-1], fields)}")
+    place = f"{'.'.join(path)}: " if path else ""
+    message = first["msg"][0].lower() + first["msg"][1:]
+    given = "" if first["type"] == "missing" else f", not {first.get('input')!r}"
+    more = f" ({len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    return SpecError(f"{where}: {place}{message}{given}{more}")
 
 
 def read_matrix(path: Path) -> Matrix:

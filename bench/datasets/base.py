@@ -157,6 +157,15 @@ class Dataset(ABC):
                 writes the file (it may change the suffix) and returns the path that it wrote.
         """
 
+    def nominal_side(self) -> int:
+        """The longest side in pixels that victims and noise grids are sized for.
+
+        Read from the headers of the first training images: sets of photographs have one size or nearly so.
+        """
+        from bench.datasets.imageio import image_size
+
+        return max(max(image_size(self.image_path("train", i))) for i in self.ids("train")[:16])
+
     def image(self, split: Split, image_id: str) -> np.ndarray:
         """Decodes an image to `(H, W, 3)` uint8 RGB.
 

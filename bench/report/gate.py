@@ -56,7 +56,7 @@ def judge(clean_records: list[dict[str, Any]]) -> Gate:
         low = band["mean"] - BAND_WIDTH * max(band["sd"], LEAST_DEVIATION)
         text = f"clean {name} {mean:.3f}, reference {band['mean']:.3f} (n={band['n']}), least accepted {low:.3f}"
         return Gate("valid" if mean >= low else "invalid", text)
-    constant = head["scores"]["val"]["constant"] or 0.0
+    constant = head["scores"]["constant"] or 0.0
     text = f"clean {name} {mean:.3f}, best constant prediction {constant:.3f}"
     if mean < constant + MARGIN:
         return Gate("invalid", f"{text}: the clean victim has learned next to nothing")

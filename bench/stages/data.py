@@ -18,9 +18,9 @@ def run(context: StageContext) -> dict[str, Any]:
         dataset = adapter(target, adapter.Options(**context.identity["options"]))
         dataset.generate(context.report)
     else:
-        from bench.datasets.resize import write_resized
+        from bench.datasets.resize import resize_dataset
 
-        write_resized(context.dataset("source"), target, context.identity["image_size"], context.report)
+        resize_dataset(context.dataset("source"), target, context.identity["image_size"], context.report)
         dataset = adapter(target, adapter.Options(**context.identity["options"]))
     dataset.check()
     return {"images": {split: len(dataset.ids(split)) for split in ("train", "val")}}

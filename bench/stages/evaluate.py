@@ -33,6 +33,7 @@ def run(context: StageContext) -> dict[str, Any]:
     scores = {
         "primary": clean.primary,
         "val": clean.values,
+        "constant": clean.constant,
         "own_train": own.values,
         "own_train_images": len(own_ids),
         "images": len(val.ids("val")),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from bench.datasets import imageio
 from bench.errors import BudgetViolation, ContractViolation
 from bench.metrics import quality
 from bench.protector import Protector
+from bench.report.contact_sheet import write_contact_sheet
 from bench.seeds import derive_seed, generator
 from bench.stages import StageContext
 
 MANIFEST = "manifest.jsonl"
+CONTACT_SHEET = "contact_sheet.png"
+SHEET_IMAGES = 6
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Writes `dataset/` in the source's layout and `manifest.jsonl`, one line per protected file.
+    """Writes `dataset/` in the source's layout, `manifest.jsonl` with a line per file, and a contact sheet.
 
     Raises:
         BudgetViolation: A file differs from its source by more than its budget, after decoding.
@@ -41,7 +44,7 @@ def run(context: StageContext) -> dict[str, Any]:
     shutil.rmtree(target, ignore_errors=True)
     total = len(source.ids("train"))
     rows: list[dict[str, Any]] = []
-    qualities: list[quality.Quality] = []
+    sheet: list[tuple[np.ndarray, np.ndarray]] = []
 
     def write_image(image_id: str, source_path: Path, target_path: Path) -> Path:
         image = source.image("train", image_id)
@@ -51,7 +54,7 @@ def run(context: StageContext) -> dict[str, Any]:
         run_seed = derive_seed(identity["seed"] or 0, "protect", plugin.name)
         protected = protector.protect(image, annotation, budget, rng, state, run_seed)
         _check_contract(plugin.name, image_id, before, image, protected)
-        written = imageio.write_image(protected, target_path, identity["codec"])
+        written = _encode(protected, target_path, identity["codec"])
         decoded = imageio.read_rgb(written)
         levels = budget.levels(annotation.foreground)
         over = excess(image, decoded, levels)
@@ -59,25 +62,36 @@ def run(context: StageContext) -> dict[str, Any]:
             raise BudgetViolation(
                 f"protector {plugin.name!r} exceeds its budget by {over} levels on image {image_id!r}"
             )
-        measured = quality.measure(image, decoded, annotation.foreground)
         rows.append(
             {
                 "image": image_id,
                 "file": str(written.relative_to(target)),
-                "sha256": imageio.sha256(written),
+                "sha256": hashlib.sha256(written.read_bytes()).hexdigest(),
                 "over_budget_levels": max(over, 0),
-                **asdict(measured),
+                **quality.compare(image, decoded, annotation.foreground),
             }
         )
-        qualities.append(measured)
+        if len(sheet) < SHEET_IMAGES:
+            sheet.append((image, decoded))
         context.report(len(rows), total, "images")
         return written
 
     source.write_copy(target, write_image)
+    write_contact_sheet(sheet, context.folder / CONTACT_SHEET)
     with open(context.folder / MANIFEST, "w", encoding="utf-8") as stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    return asdict(quality.summarize(qualities))
+    return {"images": len(rows), **quality.summary(rows)}
+
+
+def _encode(image: np.ndarray, target: Path, codec: str) -> Path:
+    if codec == "jpeg95":
+        path = target.with_suffix(".jpg")
+        imageio.write_jpeg95(path, image)
+    else:
+        path = target.with_suffix(".png")
+        imageio.write_png(path, image)
+    return path
 
 
 def _check_contract(

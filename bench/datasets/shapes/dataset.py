@@ -131,6 +131,10 @@ class Shapes(FolderDataset):
         identity = json.dumps(_identity(cls.version, options), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(identity.encode()).hexdigest()
 
+    def nominal_side(self) -> int:
+        """The side of the scenes; known before they are drawn."""
+        return self.options.image_size
+
     def generate(self, report: Callable[[int, int, str], None] = lambda done, total, note: None) -> None:
         """Draws all scenes into `root`; see `Dataset.generate`.
 
@@ -199,12 +203,13 @@ class Shapes(FolderDataset):
 
     def annotation(self, split: Split, image_id: str) -> Annotation:
         """Decodes the panoptic PNG, which holds everything; see `Dataset.annotation`."""
+        entry = self._entry(split, image_id)
         path = self.root / f"panoptic_{split}/{image_id}.png"
         ids = read_id_png(path)
         self.require_size(path, ids.shape, split, image_id)
         semantic = np.zeros(ids.shape, np.uint8)
         segments = []
-        for segment in self._entry(split, image_id)["segments"]:
+        for segment in entry["segments"]:
             mask = ids == segment["id"]
             if not mask.any():
                 raise DatasetError(f"{path} lacks segment {segment['id']} of its json; delete the folder")

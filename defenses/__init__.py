@@ -1,0 +1,1 @@
+"""The defenses that come with the benchmark, one file each."""

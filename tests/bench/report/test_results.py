@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.errors import ArtifactCorrupt
+from bench.records import RECORD_FILE, read_record, read_records
+from bench.report import gate
+from bench.report.render import to_csv, to_latex, to_markdown, to_text
+from bench.report.results import columns
+from bench.report.tables import detail_table, summary_table
+from bench.report.write import write_all_tables
+from bench.store import Store
+
+Add = Callable[..., dict[str, Any]]
+
+
+def test_rows_stand_in_the_order_clean_controls_protectors(store: Store, add_record: Add) -> None:
+    for name, budget in (("unseg", "mask"), ("random", "mask"), ("none", "uniform"), ("random", "uniform")):
+        add_record(0.9 if name == "none" else 0.5, name, budget=budget)
+    (column,) = columns(store, read_records(store))
+    assert [row.label for row in column.rows] == [
+        "clean",
+        "random 8/255 uniform",
+        "random 8/255 mask, 2/255 outside",
+        "unseg 8/255 mask, 2/255 outside",
+    ]
+    assert [row.role for row in column.rows] == ["clean", "control", "control", "protector"]
+
+
+def test_mean_and_paired_drop_over_seeds(store: Store, add_record: Add) -> None:
+    clean = [add_record(0.9, seed=s)["scores"]["val"]["mIoU"] for s in range(3)]
+    protected = [add_record(0.4, "unseg", seed=s)["scores"]["val"]["mIoU"] for s in range(3)]
+    (column,) = columns(store, read_records(store))
+    first, last = column.rows
+    assert first.score.value == pytest.approx(sum(clean) / 3)
+    assert last.drop.value == pytest.approx((sum(protected) - sum(clean)) / 3)
+    assert last.drop.low < last.drop.value < last.drop.high < 0
+    assert last.seeds == (0, 1, 2)
+    assert last.seconds == 20.0
+
+
+def test_a_seed_without_clean_twin_is_no_part_of_the_drop(store: Store, add_record: Add) -> None:
+    add_record(0.9, seed=0)
+    one = add_record(0.4, "unseg", seed=0)["scores"]["val"]["mIoU"]
+    two = add_record(0.5, "unseg", seed=1)["scores"]["val"]["mIoU"]
+    (column,) = columns(store, read_records(store))
+    clean, row = column.rows
+    assert row.score.value == pytest.approx((one + two) / 2)
+    assert row.drop.value == pytest.approx(one - clean.score.value)
+
+
+def test_columns_do_not_mix_profiles_defenses_or_victims(store: Store, add_record: Add) -> None:
+    add_record(0.9)
+    add_record(0.9, profile="gpu")
+    add_record(0.9, defense="jpeg")
+    add_record(0.9, victim="deeplabv3")
+    assert len(columns(store, read_records(store))) == 4
+
+
+def test_gate(store: Store, add_record: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    def verdict(accuracy: float, **changes: Any) -> gate.Gate:
+        return gate.judge([add_record(accuracy, **changes)])
+
+    good = add_record(0.9)
+    assert gate.judge([]).state == "invalid"
+    assert verdict(0.9).state == "unreferenced"
+    # A victim at chance is no clean control, though its score is not zero.
+    assert verdict(0.3).state == "invalid"
+    assert verdict(0.99, profile="ci").state == "invalid"
+    reached = good["scores"]["val"]["mIoU"]
+    band = {"mean": reached + 0.05, "sd": 0.001, "n": 3}
+    monkeypatch.setattr(gate, "bands", lambda: {gate.reference_key(good): band})
+    assert verdict(0.9).state == "valid"  # within three times the least deviation
+    assert verdict(0.8).state == "invalid"
+    assert verdict(0.8, defense="jpeg").state == "unreferenced"  # the band is that of no defense
+
+
+def test_invalid_columns_are_marked_everywhere(store: Store, add_record: Add) -> None:
+    add_record(0.3)
+    add_record(0.3, "unseg")
+    (column,) = columns(store, read_records(store))
+    table = detail_table(column)
+    for text in (to_text(table), to_markdown(table), to_latex(table)):
+        assert "INVALID" in text
+    assert "(invalid)" in to_markdown(summary_table([column]))
+    assert ",invalid," in to_csv([column])
+
+
+def test_failed_seeds_are_named_and_counted(store: Store, add_record: Add) -> None:
+    add_record(0.9, seed=0)
+    add_record(0.9, seed=1, status="failed: oom")
+    (column,) = columns(store, read_records(store))
+    text = to_text(detail_table(column))
+    assert "1/2" in text
+    assert "seed 1: it broke" in text
+
+
+def test_worst_case_is_the_best_score_of_any_defense(store: Store, add_record: Add) -> None:
+    for defense, accuracy in (("none", 0.4), ("jpeg", 0.8), ("gaussian", 0.5)):
+        add_record(0.95, defense=defense)
+        add_record(accuracy, "unseg", defense=defense)
+    table = summary_table(columns(store, read_records(store)))
+    assert table.header[-1] == "unetplusplus worst case"
+    row = next(r for r in table.rows if r[0].startswith("unseg"))
+    assert row[-1].endswith("(jpeg)")
+
+
+def test_csv_holds_unrounded_numbers(store: Store, add_record: Add) -> None:
+    score = add_record(0.9)["scores"]["val"]["mIoU"]
+    (line,) = csv.DictReader(io.StringIO(to_csv(columns(store, read_records(store)))))
+    assert float(line["score"]) == pytest.approx(score, abs=1e-12)
+    assert line["drop"] == ""
+    assert line["seeds"] == "0"
+
+
+def test_latex_escapes(store: Store, add_record: Add) -> None:
+    add_record(0.9)
+    add_record(0.5, "third_party")
+    add_record(0.5, "third_party", seed=1)
+    text = to_latex(detail_table(columns(store, read_records(store))[0]))
+    assert r"third\_party" in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert {line.count("&") for line in body} == {9}
+
+
+def test_tables_are_a_pure_function_of_records(store: Store, add_record: Add) -> None:
+    add_record(0.9)
+    add_record(0.5, "unseg")
+    first = [p.read_bytes() for p in write_all_tables(store.root, store.root / "a")]
+    second = [p.read_bytes() for p in write_all_tables(store.root, store.root / "b")]
+    assert first == second
+    assert len(first) == 3
+
+
+def test_a_changed_record_is_refused(store: Store, add_record: Add) -> None:
+    key = add_record(0.4, "unseg")["key"]
+    path = store.record_folder(key) / RECORD_FILE
+    assert read_record(store, key)["key"] == key
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ArtifactCorrupt, match="changed after it was written"):
+        read_record(store, key)
+    path.write_text("{")
+    with pytest.raises(ArtifactCorrupt, match="is no record"):
+        read_record(store, key)

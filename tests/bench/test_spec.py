@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from bench import spec
+from bench.errors import SpecError
+from bench.spec import DatasetSpec, Matrix, Spec, identity_of, read_matrix, role_of, validated
+
+
+def _all_specs() -> list[type[Spec]]:
+    found = [c for _, c in inspect.getmembers(spec, inspect.isclass) if issubclass(c, Spec) and c is not Spec]
+    assert len(found) >= 7
+    return found
+
+
+@pytest.mark.parametrize("model", _all_specs(), ids=lambda m: m.__name__)
+def test_every_field_is_identity_or_runtime(model: type[Spec]) -> None:
+    undeclared = [name for name, field in model.model_fields.items() if role_of(field) not in ("identity", "runtime")]
+    assert undeclared == []
+
+
+def test_identity_leaves_out_runtime_fields_at_any_depth(tmp_path: Path) -> None:
+    here = Matrix(protectors=["none"], victims=["v"], dataset={"name": "voc", "root": tmp_path})
+    there = Matrix(protectors=["none"], victims=["v"], dataset={"name": "voc", "root": "elsewhere"}, name="other")
+    assert identity_of(here) == identity_of(there)
+    assert "root" not in identity_of(here)["dataset"]
+
+
+def test_unknown_option_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SpecError, match="unknown option 'protectrs': did you mean protectors"):
+        validated(Matrix, {"protectrs": ["none"], "victims": ["v"]}, "here")
+    with pytest.raises(SpecError, match="unknown option 'epsilom': did you mean epsilon"):
+        validated(Matrix, {"protectors": [{"name": "x", "budget": {"epsilom": 1}}], "victims": ["v"]}, "here")
+
+
+@pytest.mark.parametrize("epsilon", [-1, 256, float("nan")])
+def test_epsilon_out_of_range_is_refused(epsilon: float) -> None:
+    with pytest.raises(SpecError, match=r"protectors\.0\.budget\.epsilon"):
+        validated(Matrix, {"protectors": [{"name": "x", "budget": {"epsilon": epsilon}}], "victims": ["v"]}, "here")
+
+
+def test_specs_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        DatasetSpec().name = "other"  # type: ignore[misc]
+
+
+def test_matrix_file_is_read_and_anchored(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(
+        'protectors = ["none", {name = "unseg", fit_on = [{name = "image_mask", root = "photos"}]}]\n'
+        'victims = ["unetplusplus"]\nseeds = [0, 1]\n[dataset]\nname = "voc"\nroot = "VOC2012"\n'
+    )
+    matrix = read_matrix(file)
+    assert matrix.name == "small"
+    assert matrix.dataset.root == tmp_path / "VOC2012"
+    assert matrix.protectors[1].fit_on[0].root == tmp_path / "photos"
+    assert matrix.seeds == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("protectors = [", "no readable TOML"),
+        ('protectors = ["none"]', "victims"),
+        ('protectors = []\nvictims = ["v"]', "at least 1"),
+        ('protectors = ["none"]\nvictims = ["v"]\nname = "a/b"', "name"),
+    ],
+)
+def test_bad_matrix_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "m.toml"
+    file.write_text(text)
+    with pytest.raises(SpecError, match=message) as caught:
+        read_matrix(file)
+    assert str(file) in str(caught.value)
+    with pytest.raises(SpecError, match="no matrix file"):
+        read_matrix(tmp_path / "absent.toml")

@@ -1,0 +1,36 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import registry
+
+
+@pytest.fixture
+def install_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, dict[str, str]], None]]:
+    """Installs a small third-party distribution, for this process and for the workers that it starts.
+
+    Call it with the source of a module `third_party` and `{group: "name = third_party:Class"}`.
+    """
+
+    def install(source: str, entry_points: dict[str, str]) -> None:
+        site = tmp_path / "site"
+        info = site / "third_party-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "third_party.py").write_text(textwrap.dedent(source))
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+        lines = "".join(f"[{group}]\n{point}\n" for group, point in entry_points.items())
+        (info / "entry_points.txt").write_text(lines)
+        monkeypatch.syspath_prepend(str(site))
+        monkeypatch.setenv("PYTHONPATH", str(site))
+        registry._entry_points.cache_clear()
+
+    yield install
+    sys.modules.pop("third_party", None)
+    registry._entry_points.cache_clear()

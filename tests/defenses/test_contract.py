@@ -1,0 +1,54 @@
+"""Every registered defense keeps the contract."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.testing import check_defense
+
+GROUP = "bench.defenses"
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "gaussian": [{"kernel_size": 3, "sigma": 0.5}, {"kernel_size": 21, "sigma": 4.0}],
+    "jpeg": [{"quality": 95, "subsampling": "4:4:4"}, {"quality": 50, "subsampling": "4:2:2"}],
+}
+"""Options to check beside the defaults."""
+
+
+def registered() -> dict[str, str]:
+    """`module:class` by name, from the installed package or else from pyproject.toml."""
+    found = {point.name: point.value for point in entry_points(group=GROUP)}
+    return found or tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][GROUP]
+
+
+def load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+DEFENSES = {name: load(target) for name, target in registered().items()}
+
+
+@pytest.mark.parametrize("name", sorted(DEFENSES))
+def test_it_keeps_the_contract(name: str) -> None:
+    assert DEFENSES[name].name == name
+    check_defense(DEFENSES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name, cases in VARIANTS.items() for options in cases]
+)
+def test_it_keeps_the_contract_with_other_options(name: str, options: dict[str, Any]) -> None:
+    plugin = DEFENSES[name]
+    check_defense(plugin(plugin.Options(**options)))
+
+
+def test_the_control_is_registered() -> None:
+    assert {"none", "gaussian", "jpeg"} <= set(DEFENSES)

@@ -1,0 +1,75 @@
+"""Every registered protector keeps the contract."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.datasets.shapes.dataset import Shapes
+from bench.protector import FitContext
+from bench.testing import check_protector
+
+GROUP = "bench.protectors"
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "random": [
+        {"distribution": "uniform"},
+        {"grid": 9},
+        {"grid": 16, "interpolation": "bilinear"},
+        {"grid": 10_000},
+    ],
+    "lsp": [{"anchor": "image"}, {"patch": 3, "cells": 2}, {"strength": 1.0}],
+}
+"""Options to check beside the defaults."""
+
+
+def registered() -> dict[str, str]:
+    """`module:class` by name, from the installed package or else from pyproject.toml."""
+    found = {point.name: point.value for point in entry_points(group=GROUP)}
+    return found or tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][GROUP]
+
+
+def load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+PROTECTORS = {name: load(target) for name, target in registered().items()}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, plugin in PROTECTORS.items() if not plugin.learns))
+def test_a_protector_that_needs_no_training_keeps_the_contract(name: str) -> None:
+    assert PROTECTORS[name].name == name
+    check_protector(PROTECTORS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(name for name, plugin in PROTECTORS.items() if plugin.learns))
+def test_a_protector_that_learns_keeps_the_contract_once_it_has(name: str, tmp_path: Path) -> None:
+    dataset = Shapes(tmp_path / "data", Shapes.resolve_options("ci", {}))
+    dataset.generate()
+    plugin = PROTECTORS[name]
+    protector = plugin(plugin.resolve_options("ci", {}))
+    work, state = tmp_path / "work", tmp_path / "state"
+    work.mkdir()
+    state.mkdir()
+    protector.fit([dataset], FitContext(work_dir=work, state_dir=state, seed=0, device="cpu"))
+    check_protector(protector, protector.load(state, "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name, cases in VARIANTS.items() for options in cases]
+)
+def test_it_keeps_the_contract_with_other_options(name: str, options: dict[str, Any]) -> None:
+    plugin = PROTECTORS[name]
+    check_protector(plugin(plugin.Options(**options)))
+
+
+def test_the_controls_are_registered() -> None:
+    assert {"none", "random", "lsp"} <= set(PROTECTORS)

@@ -1,0 +1,219 @@
+"""DeepLabV3 (Chen et al., 2017) from mmsegmentation, the paper's victim on Pascal VOC."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from bench.errors import EnvironmentFault, SpecError
+from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
+from victims import semantic
+
+BASE_CONFIG = ".mim/configs/_base_/models/deeplabv3_r50-d8.py"
+"""mmseg's own model, inside its wheel."""
+
+EXPANSION = {18: 1, 50: 4, 101: 4}
+"""Output channels of a residual block as a multiple of its width, by depth of the ResNet."""
+
+
+class DeepLabV3Options(semantic.SemanticOptions):
+    """The network and its training.
+
+    Attributes:
+        depth: Of the ResNet.
+        width: Channels of the ResNet's first stage (64 in the original).
+        stem_channels: Channels of its stem of three 3x3 convolutions.
+        max_pool: Whether the stem ends in the usual pooling; without it everything is twice as fine.
+        strides: Strides of the four stages.
+        dilations: Dilations of the four stages.
+        aspp_channels: Channels of each branch of the pyramid pooling.
+        aspp_dilations: Rates of its branches; 1 is a 1x1 convolution.
+        auxiliary_weight: Weight of the loss of a second head on the third stage.
+        sliding_window: Whether evaluation slides a window of the training size over the image.
+    """
+
+    depth: Literal[18, 50, 101] = 18
+    width: int = Field(default=16, gt=0)
+    stem_channels: int = Field(default=16, gt=0)
+    max_pool: bool = False
+    strides: tuple[int, int, int, int] = (1, 2, 1, 1)
+    dilations: tuple[int, int, int, int] = (1, 1, 2, 4)
+    aspp_channels: int = Field(default=64, gt=0)
+    aspp_dilations: tuple[int, ...] = (1, 2, 4, 6)
+    auxiliary_weight: float = Field(default=0.4, ge=0)
+    sliding_window: bool = False
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels per cell of the logits before they are enlarged."""
+        stride = 4 if self.max_pool else 2
+        for factor in self.strides:
+            stride *= factor
+        return stride
+
+
+FULL_SIZE: dict[str, Any] = {
+    "depth": 50,
+    "width": 64,
+    "stem_channels": 64,
+    "max_pool": True,
+    "strides": (1, 2, 1, 1),
+    "dilations": (1, 1, 2, 4),
+    "aspp_channels": 256,
+    "aspp_dilations": (1, 6, 12, 18),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ci": {
+        "iterations": 12,
+        "batch_size": 4,
+        "shift": 4,
+        "width": 8,
+        "stem_channels": 8,
+        "aspp_channels": 16,
+    },
+    "cpu": {},
+    # Without the pooling the output stride is 4, fine enough for objects of tens of pixels.
+    "gpu": FULL_SIZE
+    | {
+        "depth": 18,
+        "max_pool": False,
+        "aspp_dilations": (1, 2, 4, 6),
+        "iterations": 4000,
+        "learning_rate": 1e-3,
+        "mixed_precision": True,
+    },
+    # The schedule of the adversarial-training code that table 4 of the paper points to, on Pascal VOC. Two
+    # differences: batch norm is that of one process, and mmseg's head has a 3x3 convolution after the pyramid.
+    "paper": FULL_SIZE
+    | {
+        "epochs": 50,
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+        "head_rate_factor": 10.0,
+        "weight_decay": 1e-4,
+        "image_size": 512,
+        "crop_size": 473,
+        "shift": 0,
+        "scale_range": (0.5, 2.0),
+        "symmetries": "horizontal",
+        "rotation": 10.0,
+        "blur": 0.5,
+        "sliding_window": True,
+    },
+}
+
+
+class DeepLabV3(Victim):
+    """DeepLabV3 with a dilated ResNet, pyramid pooling and an auxiliary head."""
+
+    name: ClassVar[str] = "deeplabv3"
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = "mmsegmentation's DeepLabV3 with a dilated ResNet"
+    paper: ClassVar[str] = "https://arxiv.org/abs/1706.05587"
+    tasks: ClassVar[tuple[Task, ...]] = ("semantic", "binary")
+    inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
+    Options: ClassVar[type[VictimOptions]] = DeepLabV3Options
+
+    @classmethod
+    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
+        """The profile's preset with `given` on top."""
+        return cls.Options(**{**PRESETS[profile], **given})
+
+    def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
+        """See `Victim.recipe`.
+
+        Raises:
+            SpecError: Unknown task or init, or ImageNet weights for a ResNet of another width.
+            EnvironmentFault: mmsegmentation is not installed.
+        """
+        semantic.check(type(self), task, init)
+        options = self.options
+        assert isinstance(options, DeepLabV3Options)
+        if init == "imagenet" and options.width != 64:
+            raise SpecError(
+                "victim 'deeplabv3': ImageNet weights exist for a ResNet of width 64 alone: "
+                "add the options width=64 and stem_channels=64"
+            )
+        divisor = options.output_stride
+        iterations = semantic.training_length(options, data)
+        preprocessor = semantic.data_preprocessor(divisor)
+        model = base_model() | {"data_preprocessor": preprocessor, "pretrained": None}
+        model["backbone"] |= self._backbone(options, init)
+        for head, weight in (("decode_head", 1.0), ("auxiliary_head", options.auxiliary_weight)):
+            model[head] |= self._head(semantic.class_count(data, task), weight)
+        channels = options.width * EXPANSION[options.depth]
+        model["decode_head"] |= {
+            "in_channels": channels * 8,
+            "channels": options.aspp_channels,
+            "dilations": options.aspp_dilations,
+        }
+        model["auxiliary_head"] |= {
+            "in_channels": channels * 4,
+            "channels": max(options.aspp_channels // 2, 1),
+        }
+        if options.sliding_window:
+            side = semantic.window_size(options, data, 1)
+            stride = max(1, side * 2 // 3)
+            model["test_cfg"] = {"mode": "slide", "crop_size": (side, side), "stride": (stride, stride)}
+            # A window that is larger than the image would see the border sooner than in training.
+            preprocessor["test_cfg"] = {"size": (side, side)}
+        return TrainingRecipe(
+            model=model,
+            scope="mmseg",
+            train_pipeline=semantic.train_pipeline(options, data, divisor),
+            test_pipeline=semantic.test_pipeline(options),
+            optim_wrapper=semantic.optim_wrapper(options),
+            param_scheduler=semantic.param_scheduler(options, iterations),
+            iterations=iterations,
+            batch_size=options.batch_size,
+            task=task,
+            custom_imports=("victims.deeplab_model",),
+        )
+
+    @staticmethod
+    def _backbone(options: DeepLabV3Options, init: Init) -> dict[str, Any]:
+        pretrained = {"type": "TorchvisionResNet", "depth": options.depth}
+        return {
+            "type": "DilatedResNet",
+            "depth": options.depth,
+            "base_channels": options.width,
+            "stem_channels": options.stem_channels,
+            "max_pool": options.max_pool,
+            # torchvision's ResNets have one 7x7 convolution where DeepLab's have three 3x3 ones.
+            "deep_stem": init == "scratch",
+            "strides": options.strides,
+            "dilations": options.dilations,
+            "norm_cfg": {"type": "BN", "requires_grad": True},
+            "init_cfg": pretrained if init == "imagenet" else None,
+        }
+
+    @staticmethod
+    def _head(classes: int, weight: float) -> dict[str, Any]:
+        return {
+            "num_classes": classes,
+            "norm_cfg": {"type": "BN", "requires_grad": True},
+            "loss_decode": {
+                "type": "CrossEntropyLoss",
+                "use_sigmoid": False,
+                "loss_weight": weight,
+                "avg_non_ignore": True,
+            },
+        }
+
+
+def base_model() -> dict[str, Any]:
+    """mmseg's DeepLabV3 configuration, read from its wheel.
+
+    Raises:
+        EnvironmentFault: mmsegmentation is not installed.
+    """
+    from mmengine.config import Config
+
+    found = importlib.util.find_spec("mmseg")
+    if found is None or not found.submodule_search_locations:
+        raise EnvironmentFault("mmsegmentation is not installed: pip install mmsegmentation==1.2.2")
+    return Config.fromfile(Path(found.submodule_search_locations[0]) / BASE_CONFIG).model.to_dict()

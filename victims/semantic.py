@@ -1,0 +1,181 @@
+"""What victims that predict label maps share: training options, pipelines, schedules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bench.errors import SpecError
+from bench.victim import DataInfo, Task, Victim, VictimOptions
+
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+"""ImageNet's RGB statistics in levels, which pretrained backbones expect."""
+
+
+class SemanticOptions(VictimOptions):
+    """How a victim of this kind is trained.
+
+    Attributes:
+        iterations: Length of the training.
+        epochs: Length in passes over the training images; replaces `iterations` where it is set.
+        batch_size: Images per iteration.
+        optimizer: `adamw` with a one-cycle schedule (Smith and Topin, 2018), or `sgd` with momentum 0.9 and
+            polynomial decay of power 0.9 (DeepLab's).
+        learning_rate: Greatest learning rate.
+        head_rate_factor: Factor on the learning rate of decode heads.
+        weight_decay: Of the optimizer.
+        image_size: Longer side in pixels that images are resized to, in training and evaluation; None: as
+            they are. Predictions are resized back.
+        crop_size: Side of the square training window in pixels; None: the longer side of the images.
+        shift: By how many pixels the training window may reach beyond the image, which is mirrored there.
+        scale_range: Least and greatest random zoom before the window is taken.
+        symmetries: `dihedral` (flips and transposes), for images without an upright; or `horizontal` flips.
+        rotation: Greatest random rotation in degrees.
+        blur: Probability of a 5x5 Gaussian blur.
+        mixed_precision: Trains in float16 where it is safe; needs CUDA.
+    """
+
+    iterations: int = Field(default=900, gt=0)
+    epochs: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    head_rate_factor: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    image_size: int | None = Field(default=None, gt=0)
+    crop_size: int | None = Field(default=None, gt=0)
+    shift: int = Field(default=8, ge=0)
+    scale_range: tuple[float, float] | None = None
+    symmetries: Literal["dihedral", "horizontal"] = "dihedral"
+    rotation: float = Field(default=0.0, ge=0)
+    blur: float = Field(default=0.0, ge=0, le=1)
+    mixed_precision: bool = False
+
+
+def check(victim: type[Victim], task: Task, init: str) -> None:
+    """Refuses tasks and starting weights that a victim does not know.
+
+    Raises:
+        SpecError: With the ones that it knows.
+    """
+    if task not in victim.tasks:
+        raise SpecError(f"victim {victim.name!r} has no task {task!r}: there is {', '.join(victim.tasks)}")
+    if init not in victim.inits:
+        raise SpecError(f"victim {victim.name!r} has no init {init!r}: there is {', '.join(victim.inits)}")
+
+
+def class_count(data: DataInfo, task: Task) -> int:
+    """Outputs of the model: 2 (background, object) unless the task is semantic."""
+    return len(data.classes) if task == "semantic" else 2
+
+
+def training_length(options: SemanticOptions, data: DataInfo) -> int:
+    """Iterations, from `epochs` where it is set."""
+    if options.epochs is None:
+        return options.iterations
+    return max(1, math.ceil(options.epochs * data.train_images / options.batch_size))
+
+
+def window_size(options: SemanticOptions, data: DataInfo, divisor: int) -> int:
+    """Side of the training window in pixels, a multiple of `divisor`."""
+    side = options.crop_size or options.image_size or data.image_size
+    return math.ceil(side / divisor) * divisor
+
+
+def train_pipeline(options: SemanticOptions, data: DataInfo, divisor: int) -> list[dict[str, Any]]:
+    """Zoom, rotation, window, symmetry, blur, packing.
+
+    Args:
+        options: Which of them, and how much.
+        data: Gives the size of the images.
+        divisor: What the sides of the network's input have to be multiples of.
+    """
+    side = window_size(options, data, divisor)
+    pipeline = _resize(options)
+    if options.scale_range:
+        base = options.image_size or data.image_size
+        pipeline.append(
+            {
+                "type": "RandomResize",
+                "scale": (base, base),
+                "ratio_range": options.scale_range,
+                "keep_ratio": True,
+            }
+        )
+    if options.rotation:
+        pipeline.append({"type": "RandomRotate", "prob": 1.0, "degree": options.rotation, "seg_pad_val": 255})
+    pipeline.append({"type": "RandomWindow", "size": (side, side), "shift": options.shift})
+    if options.symmetries == "dihedral":
+        pipeline.append({"type": "RandomDihedral"})
+    else:
+        pipeline.append({"type": "RandomFlip", "prob": 0.5})
+    if options.blur:
+        pipeline.append({"type": "RandomBlur", "probability": options.blur, "kernel": 5})
+    return [*pipeline, {"type": "PackSegInputs"}]
+
+
+def test_pipeline(options: SemanticOptions) -> list[dict[str, Any]]:
+    """Resizing, where it is asked for, and packing."""
+    return [*_resize(options), {"type": "PackSegInputs"}]
+
+
+def data_preprocessor(divisor: int) -> dict[str, Any]:
+    """Normalises RGB images and pads them at the right and bottom to multiples of `divisor`, labels with void."""
+    return {
+        "type": "SegDataPreProcessor",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "bgr_to_rgb": False,
+        "pad_val": 0,
+        "seg_pad_val": 255,
+        "size_divisor": divisor,
+        "test_cfg": {"size_divisor": divisor},
+    }
+
+
+def optim_wrapper(options: SemanticOptions) -> dict[str, Any]:
+    """The optimizer, with mixed precision and a factor for decode heads where they are asked for."""
+    if options.optimizer == "adamw":
+        optimizer = {"type": "AdamW", "lr": options.learning_rate, "weight_decay": options.weight_decay}
+    else:
+        optimizer = {
+            "type": "SGD",
+            "lr": options.learning_rate,
+            "momentum": 0.9,
+            "weight_decay": options.weight_decay,
+        }
+    wrapper: dict[str, Any] = {
+        "type": "AmpOptimWrapper" if options.mixed_precision else "OptimWrapper",
+        "optimizer": optimizer,
+    }
+    if options.head_rate_factor != 1:
+        factor = {"lr_mult": options.head_rate_factor}
+        wrapper["paramwise_cfg"] = {"custom_keys": {"decode_head": factor, "auxiliary_head": factor}}
+    return wrapper
+
+
+def param_scheduler(options: SemanticOptions, iterations: int) -> list[dict[str, Any]]:
+    """One cycle for AdamW, polynomial decay for SGD."""
+    if options.optimizer == "adamw":
+        return [
+            {
+                "type": "OneCycleLR",
+                "eta_max": options.learning_rate,
+                "total_steps": iterations,
+                "pct_start": 0.3,
+                "by_epoch": False,
+            }
+        ]
+    return [
+        {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "begin": 0, "end": iterations, "by_epoch": False}
+    ]
+
+
+def _resize(options: SemanticOptions) -> list[dict[str, Any]]:
+    if options.image_size is None:
+        return []
+    scale = (options.image_size, options.image_size)
+    return [{"type": "Resize", "scale": scale, "keep_ratio": True}]
