@@ -67,6 +67,7 @@ class UNetPlusPlusSegmentor(BaseSegmentor):
             self.net.encoder.load_state_dict(_imagenet_encoder(name, depth).state_dict())
 
     def extract_feat(self, inputs: Tensor) -> list[Tensor]:
+        """The encoder's features, fine to coarse."""
         return self.net.encoder(inputs)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: Any = None) -> Tensor:
@@ -74,6 +75,7 @@ class UNetPlusPlusSegmentor(BaseSegmentor):
         return self.net(inputs.contiguous(memory_format=torch.channels_last))
 
     def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Tensor]:
+        """Cross-entropy and, where it is weighted, dice."""
         logits = self.encode_decode(inputs)
         target = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
         losses = {"loss_ce": cross_entropy(logits, target)}
@@ -82,6 +84,7 @@ class UNetPlusPlusSegmentor(BaseSegmentor):
         return losses
 
     def predict(self, inputs: Tensor, data_samples: Any = None) -> Any:
+        """Data samples with `pred_sem_seg` at the images' original sizes."""
         return self.postprocess_result(self.encode_decode(inputs), data_samples)
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
@@ -100,7 +103,7 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 |P G| + 1) / (|P| + |G| + 1) of class 1, mean over images, void pixels left out (Milletari, 2016)."""
+    """1 - (2 |P G| + 1) / (|P| + |G| + 1) of class 1, mean over images; void is left out (Milletari, 2016)."""
     valid = target != VOID
     probability = logits.float().softmax(1)[:, 1] * valid
     truth = (target == 1).float()
@@ -109,7 +112,7 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _timm_arguments(encoder: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """timm's ResNets start with residual branches that are zero, which wastes a short training from scratch."""
+    """timm's ResNets start with residual branches of zero, which wastes a short training from scratch."""
     if encoder.startswith("tu-resnet"):
         return {"zero_init_last": False, **arguments}
     return arguments
@@ -122,6 +125,6 @@ def _imagenet_encoder(name: str, depth: int) -> Any:
         raise EnvironmentFault(
             f"the ImageNet weights of encoder {name!r} are not in the cache and cannot be fetched "
             f'({type(error).__name__}): on a machine with network access run python -c "import '
-            f"segmentation_models_pytorch as s; s.encoders.get_encoder('{name}', weights='imagenet')\" and copy "
-            "its Hugging Face cache (HF_HOME) here, or use --init scratch"
+            f"segmentation_models_pytorch as s; s.encoders.get_encoder('{name}', weights='imagenet')\" and "
+            "copy its Hugging Face cache (HF_HOME) here, or use --init scratch"
         ) from error

@@ -17,7 +17,7 @@ def prepare(scope: str, custom_imports: Sequence[str] = ()) -> None:
         scope: `mmseg`, `mmdet` or `mmengine`.
         custom_imports: Modules that register a victim's own classes.
     """
-    # albumentations, which mmdet imports where it is installed, asks the network for a newer version of itself.
+    # mmdet imports albumentations where it is installed, which asks the network for its newest version.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     _silence()
 

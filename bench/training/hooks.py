@@ -43,6 +43,7 @@ class SeedHook(Hook):
         self._seed = seed
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seeds by the number of the iteration."""
         seed_everything(derive_seed(self._seed, "step", batch_idx))
         # Some models (losses with a warm-up) read the iteration there.
         runner.message_hub.update_info("iter", batch_idx)
@@ -71,11 +72,17 @@ class ProgressHook(Hook):
         self._started = 0.0
 
     def before_train(self, runner: Any) -> None:
+        """Starts the clock where an earlier session stopped it."""
         self._started = time.monotonic() - self._progress.seconds
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
+        """Records the finished iteration.
+
+        Raises:
+            TrainingDiverged: `MAX_BAD_STEPS` losses in a row were NaN or infinite.
+        """
         loss = float((outputs or {})["loss"].detach())
         rate = learning_rate(runner)
         iteration = batch_idx + 1
@@ -150,11 +157,13 @@ class CheckpointHook(Hook):
         self._in_step = False
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Notes that weights are about to change."""
         self._in_step = True
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
+        """Counts the finished iteration, saves where it is time to, and lets a waiting signal through."""
         self._progress.iteration = batch_idx + 1
         self._in_step = False
         if self._due():

@@ -45,8 +45,8 @@ def predict(
         report: Called per batch as `report(done, total, note)`.
 
     Yields:
-        `(image_id, prediction)` in the order of `ids`: a `SemanticPrediction` for the tasks semantic, binary and
-        interactive, otherwise what the task is called.
+        `(image_id, prediction)` in the order of `ids`: a `SemanticPrediction` for the tasks semantic, binary
+        and interactive, otherwise what the task is called.
 
     Raises:
         ArtifactCorrupt: The weights are missing or of another model.

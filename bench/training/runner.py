@@ -72,6 +72,7 @@ class QuietRunner(Runner):
         self._timestamp = ""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """A logger that writes errors to the terminal and nothing to a file."""
         return MMLogger.get_instance(self.experiment_name, log_level="ERROR")
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:

@@ -7,7 +7,7 @@ unreadable file ends the training with the file's path.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
@@ -34,7 +34,7 @@ Decoded = tuple[np.ndarray, Annotation]
 class _Samples(TorchDataset[Any]):
     """What training and evaluation samples share. Built in the main process, used in any."""
 
-    metainfo: dict[str, Any] = {}
+    metainfo: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, dataset: Dataset, split: Split, recipe: TrainingRecipe, pipeline: list[dict]) -> None:
         self._dataset = dataset

@@ -27,6 +27,7 @@ class RandomWindow(BaseTransform):
         self.shift = shift
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Cuts `img` and `gt_seg_map`."""
         height, width = results["img"].shape[:2]
         rows = self._indices(height, self.size[0])
         columns = self._indices(width, self.size[1])
@@ -48,6 +49,7 @@ class RandomDihedral(BaseTransform):
     """One of the eight symmetries of the square, each with probability 1/8. Needs square images to batch."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Flips and transposes `img` and `gt_seg_map`."""
         vertical, horizontal, transposed = np.random.randint(0, 2, 3)
         for key in ("img", "gt_seg_map"):
             if key in results:
@@ -73,6 +75,7 @@ class RandomBlur(BaseTransform):
         self.kernel = kernel
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Blurs `img`."""
         if np.random.random() < self.probability:
             results["img"] = cv2.GaussianBlur(results["img"], (self.kernel, self.kernel), 0)
         return results
