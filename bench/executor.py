@@ -18,9 +18,11 @@ from typing import IO, Any
 import bench
 from bench.errors import DiskFull, EnvironmentFault, Interrupted, StageBusy
 from bench.machine import gpu_names, usable_cores
+from bench.nursery import Nursery, NurseryProcess
 from bench.plan import Plan, Stage
 from bench.progress import Progress
 from bench.spec import Execution
+from bench.stages import HEAVY
 from bench.store import Store
 
 GRACE_SECONDS = 60
@@ -49,7 +51,7 @@ class Outcome:
 @dataclass
 class _Worker:
     stage: Stage
-    process: subprocess.Popen
+    process: subprocess.Popen | NurseryProcess
     slot: int
 
 
@@ -95,6 +97,7 @@ class Executor:
         self.jobs, self.threads = resolve_jobs(execution, self.device)
         self.outcome = Outcome()
         self.workers: dict[tuple[str, str], _Worker] = {}
+        self.nursery: Nursery | None = None
         self.waiting: list[Stage] = []
         self.elsewhere: dict[tuple[str, str], float] = {}
         self.events: queue.Queue[tuple[str, tuple[str, str], Any]] = queue.Queue()
@@ -114,6 +117,8 @@ class Executor:
         previous = signal.signal(signal.SIGTERM, _raise_interrupt)
         self.waiting = [stage for stage in self.plan.stages if not self._settled(stage, on_stage)]
         try:
+            if self.device == "cpu" and any(_is_heavy(stage) for stage in self.waiting):
+                self.nursery = Nursery(self._environment(), lambda: self.events.put(("ready", ("", ""), None)))
             while self.waiting or self.workers:
                 self.waiting = self._start_ready(on_stage)
                 self._wait(on_stage)
@@ -126,6 +131,8 @@ class Executor:
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)
+            if self.nursery is not None:
+                self.nursery.close()
         return self.outcome
 
     # ---- scheduling ------------------------------------------------------------------------------
@@ -147,6 +154,8 @@ class Executor:
             elif len(self.workers) >= self.jobs or not all(i in self.outcome.done for i in _input_ids(stage)):
                 left.append(stage)
             elif self.elsewhere.get(stage.id, 0) > time.monotonic():
+                left.append(stage)
+            elif self.nursery is not None and not self.nursery.ready and _is_heavy(stage):
                 left.append(stage)
             elif self.store.is_done(stage.kind, stage.key):  # another runner finished it
                 self._settled(stage, on_stage)
@@ -170,11 +179,22 @@ class Executor:
             "device": self._device_of(slot),
             "threads": self.threads,
             "loader_workers": self.execution.loader_workers,
-            "heavy": stage.kind == "protect" and "fit" in stage.inputs,
+            "heavy": _is_heavy(stage),
         }
         self.store.open_partial(stage.kind, stage.key, request)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", str(self.store.root.absolute()), stage.kind, stage.key],
+        worker = _Worker(stage, self._start_process(stage, request["heavy"]), slot)
+        self.workers[stage.id] = worker
+        self.progress.start(stage)
+        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+
+    def _start_process(self, stage: Stage, heavy: bool) -> subprocess.Popen | NurseryProcess:
+        arguments = [str(self.store.root.absolute()), stage.kind, stage.key]
+        if heavy and self.nursery is not None:
+            process = self.nursery.start(arguments)
+            if process is not None:
+                return process
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -184,10 +204,6 @@ class Executor:
             env=self._environment(),
             start_new_session=True,
         )
-        worker = _Worker(stage, process, slot)
-        self.workers[stage.id] = worker
-        self.progress.start(stage)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
 
     def _device_of(self, slot: int) -> str:
         if self.device == "cuda" and len(gpu_names()) > 1:
@@ -222,8 +238,9 @@ class Executor:
         self.events.put(("exit", worker.stage.id, (worker.process.wait(), "\n".join(other))))
 
     def _wait(self, on_stage: Callable[[Stage], None]) -> None:
-        """Handles events until a worker ended, or a little while when nothing runs."""
-        if not self.workers:
+        """Handles events until something may be started: a worker ended, or it is time to look again."""
+        preparing = self.nursery is not None and not self.nursery.ready
+        if not self.workers and not preparing:
             if self.elsewhere:
                 time.sleep(POLL_SECONDS / 4)
             return
@@ -235,6 +252,8 @@ class Executor:
                 if self.elsewhere:
                     return
                 continue
+            if what == "ready":
+                return
             stage = self.stage_by_id[stage_id]
             if what == "progress":
                 self.progress.update(stage, value["done"], value["total"], value["note"])
@@ -290,6 +309,11 @@ class Executor:
             self.workers.clear()
 
 
+def _is_heavy(stage: Stage) -> bool:
+    """Whether a stage loads torch: all that train or predict, and protecting with what was trained."""
+    return stage.kind in HEAVY or (stage.kind == "protect" and "fit" in stage.inputs)
+
+
 def _input_ids(stage: Stage) -> list[tuple[str, str]]:
     """The stages that a stage waits for. Roles are kinds, with a number where there are several."""
     return [(role.rstrip("0123456789"), key) for role, key in stage.inputs.items()]
@@ -318,7 +342,7 @@ def _chain(by_id: dict[tuple[str, str], Stage], last: tuple[str, str]) -> list[t
     return [*order, last]
 
 
-def _signal_group(process: subprocess.Popen, number: int) -> None:
+def _signal_group(process: subprocess.Popen | NurseryProcess, number: int) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

@@ -55,10 +55,10 @@ def die_with_parent() -> None:
 
 
 def _run(store: Store, kind: str, key: str, folder: Path, events: TextIO) -> None:
-    from bench.stages import HEAVY, StageContext, run_stage
+    from bench.stages import StageContext, run_stage
 
     request = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
-    if kind in HEAVY or request["heavy"]:
+    if request["heavy"]:
         _prepare_torch(request["device"], request["threads"])
     started, clock = time.time(), time.perf_counter()
     context = StageContext(

@@ -87,7 +87,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mixed_precision": True,
     },
     # The schedule of the adversarial-training code that table 4 of the paper points to, on Pascal VOC. Two
-    # differences: batch norm is that of one process, and mmseg's head has a 3x3 convolution after the pyramid.
+    # differences: batch norm is that of one process, and mmseg's head convolves 3x3 after the pyramid.
     "paper": FULL_SIZE
     | {
         "epochs": 50,

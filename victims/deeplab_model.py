@@ -59,8 +59,8 @@ class TorchvisionResNet:
         missing = {name for name in expected - set(found) if not name.endswith("num_batches_tracked")}
         if missing:
             raise EnvironmentFault(
-                f"{WEIGHTS_FILES[self._depth]} lacks {sorted(missing)[0]} and {len(missing) - 1} more weights of "
-                "the backbone: it is not torchvision's file, fetch it again"
+                f"{WEIGHTS_FILES[self._depth]} lacks {sorted(missing)[0]} and {len(missing) - 1} more "
+                "weights of the backbone: it is not torchvision's file, fetch it again"
             )
         module.load_state_dict(found, strict=False)
 

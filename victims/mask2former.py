@@ -45,19 +45,19 @@ class Mask2FormerOptions(VictimOptions):
 
     network: Literal["compact", "published"] = "compact"
     backbone: Backbone = "r50"
-    width: int = Field(default=24, gt=0)
-    channels: int = Field(default=48, gt=0, multiple_of=8)
+    width: int = Field(default=16, gt=0)
+    channels: int = Field(default=64, gt=0, multiple_of=8)
     queries: int = Field(default=12, gt=0)
     decoder_layers: int = Field(default=3, ge=3)
-    semantic_weight: float = Field(default=2.0, ge=0)
+    semantic_weight: float = Field(default=10.0, ge=0)
     points: int = Field(default=256, gt=0)
     score_threshold: float = Field(default=0.5, ge=0, lt=1)
     protocol: Protocol | None = None
-    iterations: int = Field(default=1000, gt=0)
-    batch_size: int = Field(default=16, gt=0)
-    learning_rate: float = Field(default=2e-3, gt=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=0.05, ge=0)
+    iterations: int = Field(default=1300, gt=0)
+    batch_size: int = Field(default=8, gt=0)
+    learning_rate: float = Field(default=1.5e-3, gt=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     image_size: int | None = Field(default=None, gt=0)
     flips: Literal["all", "horizontal"] = "all"
@@ -69,6 +69,8 @@ PUBLISHED: dict[str, Any] = {
     "points": 12544,
     "score_threshold": 0.8,
     "learning_rate": 1e-4,
+    "weight_decay": 0.05,
+    "batch_size": 16,
     "gradient_clip": 0.01,
     "flips": "horizontal",
     "test_batch_size": 1,

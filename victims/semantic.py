@@ -123,7 +123,7 @@ def test_pipeline(options: SemanticOptions) -> list[dict[str, Any]]:
 
 
 def data_preprocessor(divisor: int) -> dict[str, Any]:
-    """Normalises RGB images and pads them at the right and bottom to multiples of `divisor`, labels with void."""
+    """Normalises RGB images and pads right and bottom to multiples of `divisor`, labels with void."""
     return {
         "type": "SegDataPreProcessor",
         "mean": list(MEAN),

@@ -102,8 +102,8 @@ class UNetPlusPlus(Victim):
         assert isinstance(options, UNetPlusPlusOptions)
         if init == "imagenet" and (options.stem_width or options.stage_channels):
             raise SpecError(
-                "victim 'unetplusplus': no ImageNet weights exist for an encoder of other widths than its own: "
-                "add the options encoder=resnet18 (or stem_width=null and stage_channels=null)"
+                "victim 'unetplusplus': no ImageNet weights exist for an encoder of other widths than its "
+                "own: add the options encoder=resnet18 (or stem_width=null and stage_channels=null)"
             )
         divisor = 2**options.encoder_depth
         widths = {"stem_width": options.stem_width, "channels": options.stage_channels}

@@ -103,7 +103,7 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 |P G| + 1) / (|P| + |G| + 1) of class 1, mean over images; void is left out (Milletari, 2016)."""
+    """1 - (2 |P G| + 1) / (|P| + |G| + 1) of class 1, mean over images, without void (Milletari, 2016)."""
     valid = target != VOID
     probability = logits.float().softmax(1)[:, 1] * valid
     truth = (target == 1).float()

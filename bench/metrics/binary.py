@@ -4,7 +4,7 @@
 `mIoU`, `mDice` and `mBIoU` are means of per-image scores, which is what the interactive literature
 (HQ-SAM, Ke et al. 2023) calls mIoU and mBIoU; it is not the mean over background and foreground.
 
-Boundary IoU (Cheng et al. 2021, eq. 2) compares only the pixels of each mask that lie within
+Boundary IoU (Cheng et al. 2021) compares only the pixels of each mask that lie within
 d = max(1, round(0.02 * diagonal)) of the mask's contour, in Chebyshev distance; the image edge is a contour.
 
 The truth is `Annotation.foreground`, so a dataset with several classes can be scored for this task too. Void

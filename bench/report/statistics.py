@@ -11,8 +11,9 @@ over images.
 
 Few seeds. Resampling S seeds has a spread of only sqrt((S - 1) / S) of the true one, and S values have no
 tails: a plain percentile interval of three values covers about 75 % instead of 95 %. The seeds' part of each
-deviation is therefore widened by sqrt(S / (S - 1)) * t / z, the factor of the t interval (Hesterberg 2015,
-"What teachers should know about the bootstrap", section 3.2). The images' part is left alone.
+deviation is therefore widened by sqrt(S / (S - 1)) * t / z, which makes it as wide as a t interval (after
+the expanded percentile interval of Hesterberg 2015, "What teachers should know about the bootstrap"). The
+images' part is left alone.
 
 Differences to the clean twin are paired: the same seeds and the same images are drawn on both sides, so what
 both share cancels.

@@ -166,15 +166,16 @@ class CheckpointHook(Hook):
         """Counts the finished iteration, saves where it is time to, and lets a waiting signal through."""
         self._progress.iteration = batch_idx + 1
         self._in_step = False
-        if self._due():
+        if self._due() or self._signals.pending:
             self.save(runner)
         self._signals.deliver()
 
     def save(self, runner: Any) -> None:
         """Saves the present state, unless it is half a step, half an accumulated batch, or unhealthy."""
-        accumulated = self._progress.iteration % runner.optim_wrapper._accumulative_counts
         stale = self._progress.iteration == self._saved_iteration
-        if self._in_step or accumulated or stale or not self._watch.healthy:
+        if self._in_step or stale or not self._watch.healthy:
+            return
+        if self._progress.iteration % runner.optim_wrapper._accumulative_counts:
             return
         save_checkpoint(self._path, runner, self._progress, self._identity)
         self._saved_at = time.monotonic()

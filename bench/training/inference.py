@@ -162,7 +162,7 @@ def _instances(output: Any, order: Sequence[int], size: tuple[int, int]) -> Inst
 
 
 def _panoptic(output: Any, order: Sequence[int]) -> PanopticPrediction:
-    """Splits mmdet's map, whose values are label + 1000 * instance, with the label past the last as nothing."""
+    """Splits mmdet's map of label + 1000 * instance, where the label past the last is nothing."""
     from mmdet.evaluation.functional import INSTANCE_OFFSET
 
     encoded = _map(output, "pred_panoptic_seg")

@@ -60,8 +60,8 @@ def instance_targets(
 
     Returns:
         `gt_bboxes` (HorizontalBoxes of `(N, 4)` float32, x1 y1 x2 y2 with exclusive ends), `gt_bboxes_labels`
-        `(N,)` int64 model labels, `gt_masks` (BitmapMasks of `(N, H, W)` uint8), `gt_ignore_flags` `(N,)` bool,
-        true for crowds.
+        `(N,)` int64 model labels, `gt_masks` (BitmapMasks of `(N, H, W)` uint8), `gt_ignore_flags` `(N,)`
+        bool, true for crowds.
     """
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks

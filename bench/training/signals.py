@@ -55,7 +55,7 @@ class DeferredSignals:
             self._pending = (number, frame)
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        handler = self._previous.get(number) or signal.getsignal(number)
+        handler = self._previous.get(number, signal.getsignal(number))
         if callable(handler):
             handler(number, frame)
         elif handler == signal.SIG_DFL:

@@ -56,9 +56,9 @@ def train(
     """Trains a victim on the train split of `dataset`.
 
     The order of the images, the defense, the augmentation and the model's own randomness follow from `seed`
-    and the iteration alone, so neither `workers` nor interruptions change the result, on the CPU bit by bit. A
-    checkpoint found in `work_dir` is gone on from. On `KeyboardInterrupt` one is saved and the exception goes
-    on; SIGINT and SIGTERM are held back until the running iteration has ended.
+    and the iteration alone, so neither `workers` nor interruptions change the result, on the CPU bit by bit.
+    A checkpoint found in `work_dir` is gone on from. On `KeyboardInterrupt` one is saved and the exception
+    goes on; SIGINT and SIGTERM are held back until the running iteration has ended.
 
     Args:
         recipe: What to train and how.

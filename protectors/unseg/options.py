@@ -88,8 +88,9 @@ class UnSegOptions(ProtectorOptions):
             (its SAM starts from random weights).
         generator_prompts: Kinds of which the generator gets a random non-empty subset.
         surrogate_prompts: Kinds of which the surrogate gets exactly one; none at all if empty.
-        objects: What one training sample marks: `instances`, one object drawn from an image's instances
-            (else from its classes, else its foreground); `union`, the whole foreground, as when deployed.
+        objects: What one training sample marks: `union`, the whole foreground, as when deployed (the paper's
+            training images have one mask each); `instances`, one object drawn from an image's instances,
+            else from its classes.
         label_modification: The generator's target is all ones instead of the true mask (the paper).
         train_epsilon: Budget inside the mask while training, in levels of 255.
         train_epsilon_background: Budget outside it while training, in levels of 255.
@@ -116,7 +117,7 @@ class UnSegOptions(ProtectorOptions):
     trainable: Literal["noise", "all"] = "noise"
     generator_prompts: tuple[PromptKind, ...] = Field(default=PROMPT_KINDS, min_length=1)
     surrogate_prompts: tuple[PromptKind, ...] = PROMPT_KINDS
-    objects: Literal["instances", "union"] = "instances"
+    objects: Literal["union", "instances"] = "union"
     label_modification: bool = True
     train_epsilon: float = Field(default=1.0, gt=0, le=255)
     train_epsilon_background: float = Field(default=0.25, ge=0, le=255)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -163,29 +162,12 @@ def test_protected_copy_keeps_labels_and_validation_images_byte_for_byte(tmp_pat
 
 
 def test_two_runners_share_a_store(zoo: None, tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    plan = protecting(store, "slow", "lsp")
-    outcomes = []
-
-    def runner() -> None:
-        executor = Executor(plan, store, Execution(store=store.root, device="cpu", jobs=2), Progress(2))
-        outcomes.append(_run_in_thread(executor))
-
-    threads = [threading.Thread(target=runner) for _ in range(2)]
-    [t.start() for t in threads]
-    [t.join(120) for t in threads]
-    assert [len(o.done) for o in outcomes] == [3, 3]
-    assert [o.failed for o in outcomes] == [{}, {}]
-
-
-def _run_in_thread(executor: Executor):  # noqa: ANN202
-    """`Executor.run` installs a signal handler, which only the main thread may."""
-    original = signal.signal
-    signal.signal = lambda *a: None  # type: ignore[assignment]
-    try:
-        return executor.run(lambda stage: None)
-    finally:
-        signal.signal = original
+    runners = [_start_runner(tmp_path / "store", "slow", "lsp", images=10) for _ in range(2)]
+    for process in runners:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert out.splitlines()[-1] == "3 done, 0 failed"
+    assert len(list((tmp_path / "store").glob("stages/*/*/stage.json"))) == 3
 
 
 RUNNER = """
@@ -196,20 +178,26 @@ from test_executor import execute, protecting
 from bench.errors import Interrupted
 from bench.store import Store
 store = Store(Path({store!r}))
-plan = protecting(store, "slow", images=200)
+plan = protecting(store, *{protectors!r}, images={images})
 print("planned", flush=True)
 try:
-    execute(plan, store)
+    outcome = execute(plan, store).outcome
+    print(len(outcome.done), "done,", len(outcome.failed), "failed", flush=True)
 except Interrupted as error:
     print("interrupted:", error, flush=True)
     sys.exit(error.exit_code)
 """
 
 
+def _start_runner(store: Path, *protectors: str, images: int) -> subprocess.Popen:
+    tests = str(Path(__file__).parent)
+    code = RUNNER.format(tests=tests, store=str(store), protectors=protectors, images=images)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
 def _start_slow_runner(tmp_path: Path) -> tuple[subprocess.Popen, Path]:
     store = tmp_path / "store"
-    code = RUNNER.format(tests=str(Path(__file__).parent), store=str(store))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = _start_runner(store, "slow", images=200)
     assert process.stdout is not None
     assert process.stdout.readline() == "planned\n"
     deadline = time.monotonic() + 60

@@ -340,11 +340,9 @@ def _box(mask: np.ndarray) -> list[int]:
 
 def _run_lengths(mask: np.ndarray) -> list[int]:
     """COCO's uncompressed run lengths: down the columns, beginning with a run of zeros."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
+    flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
-    bounds = np.concatenate([[0], changes, [mask.size]])
-    runs = np.diff(bounds)
-    return [int(run) for run in (runs if runs[-1] else runs[:-1])]
+    return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -56,6 +56,15 @@ def test_each_kind_of_file_counts(root, tools):
     assert len(values) == 4
 
 
+def test_the_same_bytes_in_another_place_count(root):
+    value = fingerprint(ImageMask(root))
+    image, mask, aside = root / "images/z_last.jpg", root / "masks/z_last.jpg", root / "aside"
+    image.rename(aside)
+    mask.rename(image)
+    aside.rename(mask)
+    assert fingerprint(ImageMask(root)) != value
+
+
 def test_unchanged_files_are_not_read_again(root, tmp_path, reads):
     cache = tmp_path / "cache/hashes.json"
     value = fingerprint(ImageMask(root), cache)

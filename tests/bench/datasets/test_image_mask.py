@@ -71,6 +71,16 @@ def test_lists_one_level_up(kvasir, tools):
     assert list(inner.files()) == list(outer.files())
 
 
+def test_lists_above_several_sets_belong_to_none_of_them(tmp_path, tools):
+    for name in ("SOD", "Horses"):
+        tools.make_pairs(tmp_path / name, lists=False)
+    tools.save_list(tmp_path / "train.txt", ("something else",))
+    dataset = ImageMask(tmp_path / "SOD", ImageMask.Options(val_share=0.5))
+    dataset.check()
+    assert dataset.root == tmp_path / "SOD"
+    assert {*dataset.ids("train"), *dataset.ids("val")} == set(tools.ids)
+
+
 @pytest.mark.parametrize("names", [("im", "gt"), ("Image", "Mask"), ("Imgs", "GT"), ("images", "labels")])
 def test_other_names(names, tmp_path, tools):
     dataset = ImageMask(tools.make_pairs(tmp_path, *names))
@@ -216,7 +226,11 @@ def test_test_images_are_not_part_of_it(kvasir, tools):
 def test_hidden_files_are_no_images(kvasir, tools):
     (kvasir / "images/._ümlaut.jpg").write_bytes(b"resource fork")
     (kvasir / "images/Thumbs.db").write_bytes(b"x")
-    ImageMask(kvasir).check()
+    for split in SPLITS:
+        (kvasir / f"{split}.txt").unlink()
+    dataset = ImageMask(kvasir, ImageMask.Options(val_share=0.5))
+    dataset.check()
+    assert {*dataset.ids("train"), *dataset.ids("val")} == set(tools.ids)
 
 
 def no_masks(root, tools):

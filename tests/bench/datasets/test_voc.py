@@ -162,6 +162,10 @@ def other_size(folder, tools):
     tools.save_palette(folder / "SegmentationClass/z_last.png", np.zeros((5, 7)))
 
 
+def other_width(folder, tools):
+    tools.save_palette(folder / "SegmentationClass/z_last.png", np.zeros((tools.height, 7)))
+
+
 def not_an_image(folder, tools):
     (folder / "JPEGImages/z_last.jpg").write_text("<html>")
 
@@ -185,6 +189,7 @@ BROKEN = {
     no_images: r"holds no image at all",
     two_images: r"both z_last\.jpg and z_last\.png",
     other_size: r"z_last\.png \(7 x 5, image 44 x 30\)",
+    other_width: r"z_last\.png \(7 x 30, image 44 x 30\)",
     not_an_image: r"z_last\.jpg is not an image",
     deeper: r"the layout lies in .*b/VOC2012_train_val/VOC2012, give that folder",
 }
