@@ -219,6 +219,8 @@ class Executor:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
+            # Threads that wait sleep. Spinning, two trainings on shared cores slow one another down many times.
+            "OMP_WAIT_POLICY": "PASSIVE",
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
             "MPLBACKEND": "Agg",
             "PYTHONPATH": os.pathsep.join(paths),

@@ -30,7 +30,7 @@ class SemanticOptions(VictimOptions):
         image_size: Longer side in pixels that images are resized to, in training and evaluation; None: as
             they are. Predictions are resized back.
         crop_size: Side of the square training window in pixels; None: the longer side of the images.
-        shift: By how many pixels the training window may reach beyond the image, which is mirrored there.
+        shift: By how many pixels the training window may reach beyond the image, which continues there at its other side.
         scale_range: Least and greatest random zoom before the window is taken.
         symmetries: `dihedral` (flips and transposes), for images without an upright; or `horizontal` flips.
         rotation: Greatest random rotation in degrees.

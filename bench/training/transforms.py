@@ -12,10 +12,11 @@ from mmengine.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class RandomWindow(BaseTransform):
-    """Takes a window of fixed size at a random place; outside the image its mirror image continues.
+    """Takes a window of fixed size at a random place; outside the image it continues at the other side.
 
-    It is a random crop on larger images, a random shift on images of the window's size, and a mirroring
-    pad on smaller ones, so a batch always has one size. Labels are mirrored along with the image.
+    It is a random crop on larger images, a random roll on images of the window's size, and a tiling of
+    smaller ones, so a batch always has one size. Unlike mirroring, it makes no new outlines: an object at
+    the border stays cut, and is not joined to its mirror image.
 
     Args:
         size: `(height, width)` of the window in pixels.
@@ -41,7 +42,7 @@ class RandomWindow(BaseTransform):
         slack = length - window
         low, high = min(slack, 0) - self.shift, max(slack, 0) + self.shift
         start = np.random.randint(low, high + 1)
-        return mirrored(np.arange(start, start + window), length)
+        return np.arange(start, start + window) % length
 
 
 @TRANSFORMS.register_module()
@@ -79,10 +80,3 @@ class RandomBlur(BaseTransform):
         if np.random.random() < self.probability:
             results["img"] = cv2.GaussianBlur(results["img"], (self.kernel, self.kernel), 0)
         return results
-
-
-def mirrored(indices: np.ndarray, length: int) -> np.ndarray:
-    """Maps any integer indices into [0, length) by mirroring at both ends, the end pixels not doubled."""
-    period = max(2 * (length - 1), 1)
-    folded = np.mod(indices, period)
-    return np.where(folded < length, folded, period - folded)

@@ -96,6 +96,9 @@ class UnSegOptions(ProtectorOptions):
         train_epsilon_background: Budget outside it while training, in levels of 255.
         phases: Alternating phases; the paper's epochs.
         phase_steps: Steps of a phase; None: as many as a pass over the images takes.
+        first_phase_steps: Steps of phase 0; None: `phase_steps`. A surrogate with random weights needs more
+            (the authors' starts from MAE weights): as long as it cannot segment, its gradient drives the
+            generator to a saturated pattern, and there tanh lets no later gradient through.
         surrogate_every: Phases 0, n, 2 n, ... train the surrogate, the others the generator.
         batch_size: Images per step.
         generator_learning_rate: Adam's rate for the generator.
@@ -123,6 +126,7 @@ class UnSegOptions(ProtectorOptions):
     train_epsilon_background: float = Field(default=0.25, ge=0, le=255)
     phases: int = Field(default=27, gt=0)
     phase_steps: int | None = Field(default=None, gt=0)
+    first_phase_steps: int | None = Field(default=None, gt=0)
     surrogate_every: int = Field(default=4, gt=1)
     batch_size: int = Field(default=32, gt=0)
     generator_learning_rate: float = Field(default=1e-4, gt=0)

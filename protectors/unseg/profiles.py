@@ -23,6 +23,17 @@ _COMPACT = {
     "decoder_heads": 4,
     "decoder_mlp_dim": 128,
 }
+_MIDDLE = {
+    **_COMPACT,
+    "image_size": 128,
+    "embed_dim": 192,
+    "depth": 4,
+    "num_heads": 3,
+    "window_size": 8,
+    "global_blocks": (1, 3),
+    "decoder_dim": 128,
+    "decoder_mlp_dim": 256,
+}
 _CPU = {
     "generator": _COMPACT,
     "surrogate": _COMPACT,
@@ -31,21 +42,30 @@ _CPU = {
     "label_modification": False,
     "train_epsilon": 2.0,
     "train_epsilon_background": 0.5,
-    "phases": 32,
+    "surrogate_prompts": ("box",),
+    "phases": 20,
     "phase_steps": 40,
+    "first_phase_steps": 320,
     "batch_size": 8,
-    "generator_learning_rate": 1e-3,
+    "generator_learning_rate": 2e-4,
     "surrogate_learning_rate": 1e-3,
     "decay_phase": 1000,
-    "loss_points": 56 * 56,
+    "loss": "dense",
     "flips": "all",
-    "jitter": (0.6, 1.6),
+    "jitter": (1.0, 1.0),
     "cache_images": 4000,
 }
 PROFILES: dict[str, dict[str, Any]] = {
-    "ci": {**_CPU, "phases": 5, "phase_steps": 2, "batch_size": 2},
+    "ci": {**_CPU, "phases": 5, "phase_steps": 2, "first_phase_steps": 4, "batch_size": 2},
     "cpu": _CPU,
-    "gpu": {**_CPU, "phases": 64, "phase_steps": 100, "batch_size": 32},
+    "gpu": {
+        **_CPU,
+        "generator": _MIDDLE,
+        "surrogate": _MIDDLE,
+        "phase_steps": 100,
+        "first_phase_steps": 800,
+        "batch_size": 32,
+    },
     "paper": {"trainable": "all"},
 }
 

@@ -55,7 +55,8 @@ class Training:
         self.seed = seed
         self.device = device
         self.phase_steps = options.phase_steps or steps_per_pass
-        self.total = options.phases * self.phase_steps
+        self.first_phase_steps = options.first_phase_steps or self.phase_steps
+        self.total = self.first_phase_steps + (options.phases - 1) * self.phase_steps
         self.step = 0
         self.generator, self.surrogate = build_networks(options, seed, device)
         self.optimizers = {
@@ -66,7 +67,9 @@ class Training:
     @property
     def phase(self) -> int:
         """The phase of the next step."""
-        return self.step // self.phase_steps
+        if self.step < self.first_phase_steps:
+            return 0
+        return 1 + (self.step - self.first_phase_steps) // self.phase_steps
 
     @property
     def learner(self) -> str:

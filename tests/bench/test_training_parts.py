@@ -24,7 +24,7 @@ from bench.training.inference import convert, predict
 from bench.training.labels import instance_targets, label_order, target_map
 from bench.training.sampler import DrawSampler
 from bench.training.samples import TrainingSamples, sample
-from bench.training.transforms import RandomDihedral, RandomWindow, mirrored
+from bench.training.transforms import RandomDihedral, RandomWindow
 from victims.unetplusplus import UNetPlusPlus
 
 MIXED = (Category("sky", False), Category("cat", True), Category("road", False), Category("dog", True))
@@ -92,9 +92,12 @@ def test_a_window_has_its_size_and_keeps_labels_on_their_pixels(
         assert results["img_shape"] == (window, window)
 
 
-def test_mirroring_does_not_double_the_edge() -> None:
-    assert mirrored(np.arange(-3, 7), 4).tolist() == [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
-    assert mirrored(np.arange(-2, 3), 1).tolist() == [0, 0, 0, 0, 0]
+def test_outside_the_image_it_continues_at_the_other_side() -> None:
+    np.random.seed(0)
+    row = np.arange(4, dtype=np.uint8)[None, :, None].repeat(3, 2)
+    for _ in range(20):
+        columns = RandomWindow((1, 4), 3).transform({"img": row})["img"][0, :, 0]
+        assert ((np.diff(columns.astype(int)) % 4) == 1).all()
 
 
 def test_a_window_of_the_images_size_without_shift_is_the_image() -> None:

@@ -37,6 +37,9 @@ def build(recipe: TrainingRecipe, seed: int = 0):
 
 def packed(recipe: TrainingRecipe, image, instances, categories, pipeline=None):
     """A scene through the recipe's pipeline, from what the trainer hands to it."""
+    from bench.training.environment import prepare
+
+    prepare(recipe.scope, recipe.custom_imports)
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks
     from mmengine.dataset import Compose
@@ -213,13 +216,10 @@ def test_scratch_trains_the_backbone_at_the_full_rate_and_imagenet_at_a_tenth():
 def test_published_pipelines_build(protocol):
     from mmengine.dataset import Compose
 
-    from bench.training.environment import prepare
-
     for task in TASKS:
         if (protocol, task) == ("coco", "semantic"):
             continue
         made = recipe(task, "paper", protocol=protocol)
-        prepare(made.scope, made.custom_imports)
         scene = draw_scene(5, 1, SceneOptions(size=128))
         np.random.seed(0)
         item = packed(made, scene.image, scene.instances, scene.categories)

@@ -1,0 +1,120 @@
+"""The whole path as a user runs it: real commands, real workers, real models at `ci` size."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.registry import names
+
+BENCH = [sys.executable, "-m", "bench.cli"]
+
+
+def bench(*arguments: object, timeout: float = 1500) -> subprocess.CompletedProcess:
+    return subprocess.run([*BENCH, *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_smoke_benchmark_of_every_protector_victim_and_defense(tmp_path: Path) -> None:
+    protectors, victims, defenses = names("protector"), names("victim"), names("defense")
+    store = tmp_path / "store"
+    flags = [["--protector", p] for p in protectors] + [["--victim", v] for v in victims]
+    flags += [["--defense", d] for d in defenses]
+    done = bench("run", "--profile", "ci", "--no-controls", "--store", store, *itertools.chain(*flags))
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads(p.read_text()) for p in store.glob("records/*/record.json")]
+    assert len(records) == len(protectors) * len(victims) * len(defenses)
+    for record in records:
+        assert record["status"] == "done"
+        assert 0 <= record["scores"]["val"][record["scores"]["primary"]] <= 1
+        budget = record["cell"]["protector"]["budget"]
+        assert record["protection"]["linf_foreground"] <= budget["epsilon"]
+        assert record["protection"]["linf_background"] <= budget["epsilon_background"]
+    with open(store / "tables" / "run.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(records)
+    assert {row["gate"] for row in rows} == {"invalid"}  # ci numbers are no results
+    # The repeat computes nothing, and says the same.
+    start = time.monotonic()
+    again = bench("run", "--profile", "ci", "--no-controls", "--store", store, *itertools.chain(*flags))
+    assert again.returncode == 0
+    assert again.stdout == done.stdout
+    assert "started" not in again.stderr
+    assert time.monotonic() - start < 60
+
+
+def test_mask2former_tasks_and_every_budget_run(tmp_path: Path) -> None:
+    for task in ("panoptic", "instance", "semantic"):
+        done = bench(
+            "run", "--profile", "ci", "--protector", "random", "--victim", "mask2former", "--task", task,
+            "--no-controls", "--budget", "uniform", "--store", tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"mask2former ({task}" in done.stdout
+
+
+def test_matrix_file_tables_and_status(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(
+        'profile = "ci"\nprotectors = ["lsp"]\nvictims = [{name = "unetplusplus", task = "binary"}]\nseeds = [0, 1]\n'
+        "[dataset]\nname = 'shapes'\noptions = {train_images = 6, val_images = 3}\n"
+    )
+    store = tmp_path / "store"
+    planned = bench("matrix", tmp_path / "small.toml", "--store", store, "--dry-run")
+    assert "8 cells" in planned.stdout
+    assert not (store / "records").exists()
+    done = bench("matrix", tmp_path / "small.toml", "--store", store)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "IoU on clean" in done.stdout
+    written = {p.name: p.read_bytes() for p in (store / "tables").iterdir()}
+    assert set(written) == {"small.md", "small.tex", "small.csv"}
+    made = bench("tables", "--store", store, "--output", tmp_path / "tables")
+    assert made.returncode == 0
+    assert (tmp_path / "tables" / "all.md").read_bytes() == written["small.md"]
+    status = bench("status", "--store", store).stdout
+    assert "records   8, 8 done" in status
+    assert "interrupted" not in status
+
+
+def _weights(store: Path) -> bytes:
+    (path,) = store.glob("stages/train/*/weights.safetensors")
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path, number: int) -> None:
+    arguments = [
+        "run", "--profile", "ci", "--protector", "none", "--victim", "unetplusplus", "--no-controls",
+        "--victim-option", "iterations=300", "--jobs", "1", "--threads", "1",
+    ]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert bench(*arguments, "--store", whole).returncode == 0
+    process = subprocess.Popen([*BENCH, *arguments, "--store", str(cut)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not list(cut.glob("stages/train/*.partial/log.txt")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(2.5)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert list(cut.glob("stages/train/*.partial/work/*")), "no checkpoint was written"
+    (record,) = (json.loads(p.read_text()) for p in cut.glob("records/*/record.json"))
+    assert record["status"] == "interrupted"
+    assert "1 interrupted" in bench("status", "--store", cut).stdout
+    assert bench(*arguments, "--store", cut).returncode == 0
+    assert _weights(cut) == _weights(whole)
+    (record,) = (json.loads(p.read_text()) for p in cut.glob("records/*/record.json"))
+    assert record["status"] == "done"
