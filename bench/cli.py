@@ -76,14 +76,20 @@ def _execution_options(command: Callable) -> Callable:
 @click.option("--task", help="Task of the victim; the first it shares with the dataset if left out.")
 @click.option("--init", default="scratch", show_default=True, help="Starting weights of the victim.")
 @click.option("--dataset", default="shapes", show_default=True, help="Dataset.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder of a dataset that is not generated.")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Folder of a dataset that is not generated."
+)
 @click.option("--image-size", type=int, help="Work on a copy with the longest side at most this many pixels.")
 @click.option("--profile", help="ci, cpu, gpu or paper; gpu with CUDA and cpu without if left out.")
 @click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
-@click.option("--budget", default="mask", show_default=True, help="mask: epsilon on objects; uniform: everywhere.")
+@click.option(
+    "--budget", default="mask", show_default=True, help="mask: epsilon on objects; uniform: everywhere."
+)
 @click.option("--epsilon", default="8/255", show_default=True, help="L-inf budget inside the mask.")
 @click.option("--epsilon-background", default="2/255", show_default=True, help="L-inf budget outside.")
-@click.option("--codec", default="png", show_default=True, help="png, or jpeg95 for parity with the official code.")
+@click.option(
+    "--codec", default="png", show_default=True, help="png, or jpeg95 for parity with the official code."
+)
 @click.option("--fit-on", multiple=True, metavar="NAME[=DIR]", help="Dataset that the protector learns from.")
 @click.option("--fit-image-size", type=int, help="Longest side of the images that the protector learns from.")
 @click.option("--protector-option", multiple=True, metavar="KEY=VALUE", help="Option of the protectors.")
@@ -119,7 +125,10 @@ def run(**flags: Any) -> None:
             for name in flags["victims"]
         ],
         "defenses": [
-            {"name": name, "options": _pairs(flags["defense_option"], "--defense-option") if name != "none" else {}}
+            {
+                "name": name,
+                "options": _pairs(flags["defense_option"], "--defense-option") if name != "none" else {},
+            }
             for name in flags["defenses"]
         ],
         "seeds": _seeds(flags["seeds"]),
@@ -141,8 +150,16 @@ def matrix(file: Path, **flags: Any) -> None:
 
 
 @cli.command()
-@click.option("--store", type=click.Path(path_type=Path), default=Path("results"), show_default=True, envvar="BENCH_STORE")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the tables; STORE/tables if left out.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    envvar="BENCH_STORE",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder of the tables; STORE/tables if left out."
+)
 def tables(store: Path, output: Path | None) -> None:
     """Regenerate all tables (Markdown, LaTeX, CSV) from the records of a store."""
     from bench.report.write import write_all_tables
@@ -174,7 +191,13 @@ def list_plugins(kind: str | None) -> None:
 
 
 @cli.command()
-@click.option("--store", type=click.Path(path_type=Path), default=Path("results"), show_default=True, envvar="BENCH_STORE")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    envvar="BENCH_STORE",
+)
 def status(store: Path) -> None:
     """Show what a store holds: finished, running and interrupted stages, and records."""
     from bench.status import status_lines
@@ -184,7 +207,13 @@ def status(store: Path) -> None:
 
 
 @cli.command()
-@click.option("--store", type=click.Path(path_type=Path), default=Path("results"), show_default=True, envvar="BENCH_STORE")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    envvar="BENCH_STORE",
+)
 def doctor(store: Path) -> None:
     """Check the environment: packages, operators, CUDA, disk, plugins."""
     from bench.doctor import examine

@@ -41,7 +41,12 @@ def examine(store: Path) -> Iterator[Check]:
     """Yields a finding per part of the environment; none stops the others."""
     yield Check("python", "ok", sys.version.split()[0])
     yield from _packages()
-    for name, check in (("torch", _torch), ("operators", _operators), ("models", _models), ("store", lambda: _store(store))):
+    for name, check in (
+        ("torch", _torch),
+        ("operators", _operators),
+        ("models", _models),
+        ("store", lambda: _store(store)),
+    ):
         try:
             yield check()
         except Exception as error:  # a finding, whatever it is
@@ -56,7 +61,11 @@ def _packages() -> Iterator[Check]:
     versions = package_versions()
     missing = [name for name in PACKAGES if versions[name] is None]
     if missing:
-        yield Check("packages", "fail", f"{', '.join(missing)} missing: install unseg-bench into this environment again")
+        yield Check(
+            "packages",
+            "fail",
+            f"{', '.join(missing)} missing: install unseg-bench into this environment again",
+        )
     else:
         yield Check("packages", "ok", ", ".join(f"{n} {versions[n]}" for n in PACKAGES))
 
@@ -75,7 +84,9 @@ def _torch() -> Check:
             f"the driver shows {', '.join(gpu_names())}, and torch {torch.__version__} cannot use it: "
             "install the torch build that fits the driver",
         )
-    return Check("torch", "ok", f"{torch.__version__}, no CUDA: trainings run on {cores} CPU cores, profile cpu")
+    return Check(
+        "torch", "ok", f"{torch.__version__}, no CUDA: trainings run on {cores} CPU cores, profile cpu"
+    )
 
 
 def _operators() -> Check:
@@ -89,8 +100,12 @@ def _operators() -> Check:
     kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist()
     pooled = roi_align(torch.ones(1, 1, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]), (2, 2), 1.0, 0, "avg", True)
     if kept != [0, 2] or not torch.allclose(pooled, torch.ones(1, 1, 2, 2)):
-        return Check("operators", "fail", "mmcv.ops give wrong results: torchvision and torch do not fit together")
-    return Check("operators", "ok", "mmcv's compiled extension" if compiled else "mmcv.ops on torchvision's operators")
+        return Check(
+            "operators", "fail", "mmcv.ops give wrong results: torchvision and torch do not fit together"
+        )
+    return Check(
+        "operators", "ok", "mmcv's compiled extension" if compiled else "mmcv.ops on torchvision's operators"
+    )
 
 
 def _models() -> Check:
@@ -102,7 +117,11 @@ def _models() -> Check:
     import segment_anything
     import segmentation_models_pytorch
 
-    return Check("models", "ok", f"mmdet, mmseg, {segment_anything.__name__}, {segmentation_models_pytorch.__name__} import")
+    return Check(
+        "models",
+        "ok",
+        f"mmdet, mmseg, {segment_anything.__name__}, {segmentation_models_pytorch.__name__} import",
+    )
 
 
 def _store(store: Path) -> Check:

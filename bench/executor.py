@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -67,7 +68,9 @@ def resolve_device(execution: Execution) -> str:
     if execution.device.startswith("cuda"):
         index = int(execution.device.partition(":")[2] or 0)
         if not gpus:
-            raise EnvironmentFault("CUDA was asked for (--device) and the machine shows no GPU: use --device cpu")
+            raise EnvironmentFault(
+                "CUDA was asked for (--device) and the machine shows no GPU: use --device cpu"
+            )
         if index >= len(gpus):
             raise EnvironmentFault(f"--device {execution.device}: the machine shows {len(gpus)} GPU(s)")
     return execution.device
@@ -118,14 +121,18 @@ class Executor:
         self.waiting = [stage for stage in self.plan.stages if not self._settled(stage, on_stage)]
         try:
             if self.device == "cpu" and any(_is_heavy(stage) for stage in self.waiting):
-                self.nursery = Nursery(self._environment(), lambda: self.events.put(("ready", ("", ""), None)))
+                self.nursery = Nursery(
+                    self._environment(), lambda: self.events.put(("ready", ("", ""), None))
+                )
             while self.waiting or self.workers:
                 self.waiting = self._start_ready(on_stage)
                 self._wait(on_stage)
         except KeyboardInterrupt as error:
             self.outcome.interrupted = True
             self._stop_workers()
-            raise Interrupted("interrupted: what is finished stays finished, the next run goes on from here") from error
+            raise Interrupted(
+                "interrupted: what is finished stays finished, the next run goes on from here"
+            ) from error
         except BaseException:
             self._stop_workers()
             raise
@@ -151,11 +158,7 @@ class Executor:
             if broken is not None:
                 cause = self.outcome.failed[broken]
                 self._fail(stage, Failure(cause.kind, cause.message), on_stage)
-            elif len(self.workers) >= self.jobs or not all(i in self.outcome.done for i in _input_ids(stage)):
-                left.append(stage)
-            elif self.elsewhere.get(stage.id, 0) > time.monotonic():
-                left.append(stage)
-            elif self.nursery is not None and not self.nursery.ready and _is_heavy(stage):
+            elif not self._may_start(stage):
                 left.append(stage)
             elif self.store.is_done(stage.kind, stage.key):  # another runner finished it
                 self._settled(stage, on_stage)
@@ -165,6 +168,13 @@ class Executor:
             else:
                 self._start(stage)
         return left
+
+    def _may_start(self, stage: Stage) -> bool:
+        if len(self.workers) >= self.jobs or not all(i in self.outcome.done for i in _input_ids(stage)):
+            return False
+        if self.nursery is not None and not self.nursery.ready and _is_heavy(stage):
+            return False
+        return self.elsewhere.get(stage.id, 0) <= time.monotonic()
 
     def _locked_elsewhere(self, stage: Stage) -> bool:
         with self.store.lock(stage.kind, stage.key) as mine:
@@ -284,9 +294,13 @@ class Executor:
             return Failure(said["kind"], said["message"])
         log = self.store.partial_folder(stage.kind, stage.key) / "log.txt"
         if code == -signal.SIGKILL:
-            return Failure("killed", f"{stage.label}: the worker was killed, most likely for memory (see {log})")
+            return Failure(
+                "killed", f"{stage.label}: the worker was killed, most likely for memory (see {log})"
+            )
         if code == -signal.SIGSEGV:
-            return Failure("segfault", f"{stage.label}: the worker crashed with a segmentation fault (see {log})")
+            return Failure(
+                "segfault", f"{stage.label}: the worker crashed with a segmentation fault (see {log})"
+            )
         last = output.strip().splitlines()[-1:] or [f"see {log}"]
         return Failure("crash", f"{stage.label}: the worker ended with code {code}: {last[0]}")
 
@@ -345,10 +359,8 @@ def _chain(by_id: dict[tuple[str, str], Stage], last: tuple[str, str]) -> list[t
 
 
 def _signal_group(process: subprocess.Popen | NurseryProcess, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _raise_interrupt(number: int, frame: Any) -> None:

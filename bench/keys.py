@@ -18,7 +18,9 @@ def canonical(value: Any) -> str:
     Keys are sorted, strings NFC-normalised, floats written by `repr` with integral floats as floats, and
     NaN and infinity refused.
     """
-    return json.dumps(_normal(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _normal(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def key_of(value: Any) -> str:

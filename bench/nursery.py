@@ -24,7 +24,12 @@ from bench.worker import die_with_parent
 from bench.worker import main as run_worker
 
 PRELOADED = ("torch", "torchvision", "mmengine.runner", "pandas", "safetensors.torch")
-PRELOADED_AFTER_OPERATORS = ("mmseg.models", "mmdet.models", "segmentation_models_pytorch", "segment_anything")
+PRELOADED_AFTER_OPERATORS = (
+    "mmseg.models",
+    "mmdet.models",
+    "segmentation_models_pytorch",
+    "segment_anything",
+)
 MESSAGE_BYTES = 1 << 16
 
 

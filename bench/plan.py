@@ -14,7 +14,16 @@ from bench.datasets.base import Dataset, Task
 from bench.errors import SpecError
 from bench.keys import key_of
 from bench.protector import Protector
-from bench.spec import Cell, DatasetSpec, DefenseSpec, Matrix, ProtectorSpec, VictimSpec, identity_of, spec_error
+from bench.spec import (
+    Cell,
+    DatasetSpec,
+    DefenseSpec,
+    Matrix,
+    ProtectorSpec,
+    VictimSpec,
+    identity_of,
+    spec_error,
+)
 from bench.store import Store
 
 EVALUATION_VERSION = 1
@@ -333,7 +342,10 @@ class _Planner:
                 "fit": fit.key if fit else None,
                 "seed": cell.seed if protector.seeded else None,
             },
-            inputs={**({"data": source.stage.key} if source.stage else {}), **({"fit": fit.key} if fit else {})},
+            inputs={
+                **({"data": source.stage.key} if source.stage else {}),
+                **({"fit": fit.key} if fit else {}),
+            },
             datasets={"data": source.opening},
             label=f"protect with {describe_protector(spec)}",
         )

@@ -34,7 +34,9 @@ def status_lines(root: Path) -> list[str]:
                 if not free:
                     states[key] = "running"
                 else:
-                    states[key] = f"failed: {failure['kind']}: {failure['message']}" if failure else "interrupted"
+                    states[key] = (
+                        f"failed: {failure['kind']}: {failure['message']}" if failure else "interrupted"
+                    )
         counts = Counter(state.split(":")[0] for state in states.values())
         extra = "".join(f", {count} {state}" for state, count in sorted(counts.items()))
         lines.append(f"{kind:<9} {len(done)} done{extra}")

@@ -13,7 +13,9 @@ from bench import registry
 
 
 @pytest.fixture
-def install_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, dict[str, str]], None]]:
+def install_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, dict[str, str]], None]]:
     """Installs a small third-party distribution, for this process and for the workers that it starts.
 
     Call it with the source of a module `third_party` and `{group: "name = third_party:Class"}`.

@@ -83,6 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_pool": False,
         "aspp_dilations": (1, 2, 4, 6),
         "iterations": 4000,
+        "batch_size": 16,
         "learning_rate": 1e-3,
         "mixed_precision": True,
     },
@@ -91,6 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": FULL_SIZE
     | {
         "epochs": 50,
+        "batch_size": 16,
         "optimizer": "sgd",
         "learning_rate": 0.01,
         "head_rate_factor": 10.0,

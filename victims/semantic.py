@@ -30,7 +30,8 @@ class SemanticOptions(VictimOptions):
         image_size: Longer side in pixels that images are resized to, in training and evaluation; None: as
             they are. Predictions are resized back.
         crop_size: Side of the square training window in pixels; None: the longer side of the images.
-        shift: By how many pixels the training window may reach beyond the image, which continues there at its other side.
+        shift: By how many pixels the training window may reach beyond the image, which continues there at its
+            other side.
         scale_range: Least and greatest random zoom before the window is taken.
         symmetries: `dihedral` (flips and transposes), for images without an upright; or `horizontal` flips.
         rotation: Greatest random rotation in degrees.
@@ -38,9 +39,9 @@ class SemanticOptions(VictimOptions):
         mixed_precision: Trains in float16 where it is safe; needs CUDA.
     """
 
-    iterations: int = Field(default=900, gt=0)
+    iterations: int = Field(default=1800, gt=0)
     epochs: int | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=16, gt=0)
+    batch_size: int = Field(default=8, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=2e-3, gt=0)
     head_rate_factor: float = Field(default=1.0, gt=0)

@@ -54,7 +54,9 @@ def judge(clean_records: list[dict[str, Any]]) -> Gate:
     band = bands().get(reference_key(head))
     if band is not None and head["cell"]["defense"]["name"] == "none":
         low = band["mean"] - BAND_WIDTH * max(band["sd"], LEAST_DEVIATION)
-        text = f"clean {name} {mean:.3f}, reference {band['mean']:.3f} (n={band['n']}), least accepted {low:.3f}"
+        text = (
+            f"clean {name} {mean:.3f}, reference {band['mean']:.3f} (n={band['n']}), least accepted {low:.3f}"
+        )
         return Gate("valid" if mean >= low else "invalid", text)
     constant = head["scores"]["constant"] or 0.0
     text = f"clean {name} {mean:.3f}, best constant prediction {constant:.3f}"

@@ -67,9 +67,10 @@ def to_latex(table: Table) -> str:
 
 
 CSV_HEADER = (
-    "dataset victim task init defense profile codec gate training_images role metric score score_low score_high "
-    "drop drop_low drop_high own_train psnr_db ssim linf_foreground linf_background seeds missing seconds gpu_seconds"
-).split()
+    *("dataset", "victim", "task", "init", "defense", "profile", "codec", "gate", "training_images", "role"),
+    *("metric", "score", "score_low", "score_high", "drop", "drop_low", "drop_high", "own_train"),
+    *("psnr_db", "ssim", "linf_foreground", "linf_background", "seeds", "missing", "seconds", "gpu_seconds"),
+)
 
 
 def to_csv(columns: list[Column]) -> str:
@@ -85,7 +86,12 @@ def to_csv(columns: list[Column]) -> str:
                     *(c.dataset, c.victim, c.task, c.init, c.defense, c.profile, c.codec, c.gate.state),
                     *(r.label, r.role, c.metric, r.score.value, r.score.low, r.score.high, *drop),
                     *(r.own_train, r.psnr, r.ssim, *(r.linf or (None, None))),
-                    *(" ".join(map(str, r.seeds)), len(r.missing), round(r.seconds, 1), round(r.gpu_seconds, 1)),
+                    *(
+                        " ".join(map(str, r.seeds)),
+                        len(r.missing),
+                        round(r.seconds, 1),
+                        round(r.gpu_seconds, 1),
+                    ),
                 ]
             )
     return stream.getvalue()

@@ -43,7 +43,9 @@ def detail_table(column: Column) -> Table:
     )
     clean = next((r.score.value for r in column.rows if r.role == "clean"), None)
     rows = tuple(_detail_row(row, clean) for row in column.rows)
-    title = f"{column.victim} ({column.task}, init {column.init}) on {column.dataset}, defense {column.defense}"
+    title = (
+        f"{column.victim} ({column.task}, init {column.init}) on {column.dataset}, defense {column.defense}"
+    )
     return Table(f"{title}, profile {column.profile}", header, rows, tuple(_notes(column)))
 
 

@@ -58,7 +58,9 @@ def write_all_tables(root: Path, output: Path) -> list[Path]:
     store = Store(root)
     records = read_records(store)
     if not records:
-        raise EnvironmentFault(f"{root} holds no records: run `bench run` first, or name the store with --store")
+        raise EnvironmentFault(
+            f"{root} holds no records: run `bench run` first, or name the store with --store"
+        )
     return write_tables(columns(store, records), output, "all")
 
 

@@ -64,7 +64,9 @@ def _score(
         context.report(done, total, "images")
     scores = metric.compute()
     if scores.values.get(scores.primary) is None:
-        raise TrainingDiverged(f"no {scores.primary} can be computed on split {split!r}: nothing is labelled there")
+        raise TrainingDiverged(
+            f"no {scores.primary} can be computed on split {split!r}: nothing is labelled there"
+        )
     return scores
 
 

@@ -36,7 +36,11 @@ def run(context: StageContext) -> dict[str, Any]:
     )
     result.weights.replace(context.folder / WEIGHTS)
     write_json(context.folder / "curve.json", result.curve)
-    return {"iterations": recipe.iterations, "batch_size": recipe.batch_size, "images": len(dataset.ids("train"))}
+    return {
+        "iterations": recipe.iterations,
+        "batch_size": recipe.batch_size,
+        "images": len(dataset.ids("train")),
+    }
 
 
 def build_recipe(identity: dict[str, Any], dataset: Dataset) -> TrainingRecipe:

@@ -50,13 +50,24 @@ def test_help_and_ls_import_nothing_heavy() -> None:
 def test_ls_shows_every_plugin_and_no_broken_one() -> None:
     done = bench("ls")
     assert done.returncode == 0
-    for name in ("unseg", "lsp", "random", "mask2former", "deeplabv3", "unetplusplus", "gaussian", "jpeg", "shapes", "voc"):
+    for name in (
+        "unseg",
+        "lsp",
+        "random",
+        "mask2former",
+        "deeplabv3",
+        "unetplusplus",
+        "gaussian",
+        "jpeg",
+        "shapes",
+        "voc",
+    ):
         assert re.search(rf"^  {name}\s", done.stdout, re.M), name
     assert "does not import" not in done.stdout
     assert "victims" not in bench("ls", "protectors").stdout
 
 
-def test_a_broken_plugin_is_listed_with_its_reason(install_plugins, capsys: pytest.CaptureFixture) -> None:  # noqa: ANN001
+def test_a_broken_plugin_is_listed_with_its_reason(install_plugins, capsys: pytest.CaptureFixture) -> None:
     install_plugins("import not_there", {"bench.victims": "broken = third_party:Victim"})
     assert _guarded(["ls"]) == 0
     assert re.search(r"broken\s+victim 'broken'.*No module named 'not_there'", capsys.readouterr().out)
@@ -146,7 +157,17 @@ def photos(tmp_path: Path) -> Path:
 
 
 def _run_on(photos: Path, store: Path, *more: str) -> list[object]:
-    base = ["run", "--protector", "lsp", "--victim", "unetplusplus", "--profile", "ci", "--dataset", "image_mask"]
+    base = [
+        "run",
+        "--protector",
+        "lsp",
+        "--victim",
+        "unetplusplus",
+        "--profile",
+        "ci",
+        "--dataset",
+        "image_mask",
+    ]
     return [*base, "--data-root", photos, "--store", store, "--no-controls", *more]
 
 

@@ -95,7 +95,9 @@ def protecting(store: Store, *protectors: str, images: int = 3) -> Plan:
 
 
 def execute(plan: Plan, store: Store, jobs: int = 2) -> Executor:
-    executor = Executor(plan, store, Execution(store=store.root, device="cpu", jobs=jobs), Progress(len(plan.stages)))
+    executor = Executor(
+        plan, store, Execution(store=store.root, device="cpu", jobs=jobs), Progress(len(plan.stages))
+    )
     executor.run(lambda stage: None)
     return executor
 
@@ -141,7 +143,9 @@ def test_a_second_process_writes_the_same_bytes(tmp_path: Path) -> None:
         store = Store(tmp_path / name)
         plan = protecting(store, "random", "lsp", "none")
         execute(plan, store, jobs=1 if name == "one" else 3)
-        files = sorted(p for s in plan.stages for p in (store.stage_folder(*s.id) / "dataset").rglob("*") if p.is_file())
+        files = sorted(
+            p for s in plan.stages for p in (store.stage_folder(*s.id) / "dataset").rglob("*") if p.is_file()
+        )
         contents.append({p.relative_to(store.root): p.read_bytes() for p in files})
     assert len(contents[0]) > 40
     assert contents[0] == contents[1]
@@ -158,7 +162,9 @@ def test_protected_copy_keeps_labels_and_validation_images_byte_for_byte(tmp_pat
         if path.is_file() and path.read_bytes() != twin.read_bytes():
             changed.add(path.relative_to(data))
     assert changed
-    assert all("train" in p.name and "asks" not in str(p.parent) and "nnotations" not in str(p) for p in changed)
+    assert all(
+        "train" in p.name and "asks" not in str(p.parent) and "nnotations" not in str(p) for p in changed
+    )
 
 
 def test_two_runners_share_a_store(zoo: None, tmp_path: Path) -> None:

@@ -84,19 +84,27 @@ def test_keys_know_neither_place_nor_name(tmp_path: Path) -> None:
             for kind in ("images", "masks"):
                 (root / kind / split).mkdir(parents=True)
             for i in range(count):
-                pixels = np.random.default_rng([i, split == "val"]).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+                pixels = np.random.default_rng([i, split == "val"]).integers(
+                    0, 255, (20, 24, 3), dtype=np.uint8
+                )
                 Image.fromarray(pixels).save(root / "images" / split / f"{i}.png")
-                Image.fromarray((pixels[..., 0] > 99).astype(np.uint8) * 255).save(root / "masks" / split / f"{i}.png")
+                Image.fromarray((pixels[..., 0] > 99).astype(np.uint8) * 255).save(
+                    root / "masks" / split / f"{i}.png"
+                )
     plans = [
         plan_of(tmp_path / "s1", dataset={"name": "image_mask", "root": tmp_path / "a"}),
         plan_of(
-            tmp_path / "s2", dataset={"name": "image_mask", "root": tmp_path / "b" / "ünïcode folder"}, name="other"
+            tmp_path / "s2",
+            dataset={"name": "image_mask", "root": tmp_path / "b" / "ünïcode folder"},
+            name="other",
         ),
     ]
     assert keys(plans[0]) == keys(plans[1])
     changed = tmp_path / "a" / "masks" / "train" / "0.png"
     Image.fromarray(np.full((20, 24), 255, np.uint8)).save(changed)
-    assert not keys(plan_of(tmp_path / "s1", dataset={"name": "image_mask", "root": tmp_path / "a"})) & keys(plans[0])
+    assert not keys(plan_of(tmp_path / "s1", dataset={"name": "image_mask", "root": tmp_path / "a"})) & keys(
+        plans[0]
+    )
 
 
 def test_the_background_epsilon_of_a_uniform_budget_is_not_read(tmp_path: Path) -> None:
@@ -119,7 +127,11 @@ def test_the_background_epsilon_of_a_uniform_budget_is_not_read(tmp_path: Path) 
         ({"victims": [{"name": "unetplusplus", "init": "sam"}]}, SpecError, "has no init 'sam'"),
         ({"protectors": [{"name": "lsp", "fit_on": [{"name": "shapes"}]}]}, SpecError, "learns nothing"),
         ({"protectors": [{"name": "random", "options": {"grd": 3}}]}, SpecError, "did you mean grid"),
-        ({"victims": [{"name": "unetplusplus", "options": {"iteration": 3}}]}, SpecError, "did you mean iterations"),
+        (
+            {"victims": [{"name": "unetplusplus", "options": {"iteration": 3}}]},
+            SpecError,
+            "did you mean iterations",
+        ),
         ({"defenses": [{"name": "jpeg", "options": {"qualty": 3}}]}, SpecError, "did you mean quality"),
         ({"dataset": {"name": "shapes", "options": {"sede": 3}}}, SpecError, "did you mean seed"),
         ({"protectors": [{"name": "random", "options": {"grid": -3}}]}, SpecError, "grid"),

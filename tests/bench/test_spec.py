@@ -18,13 +18,17 @@ def _all_specs() -> list[type[Spec]]:
 
 @pytest.mark.parametrize("model", _all_specs(), ids=lambda m: m.__name__)
 def test_every_field_is_identity_or_runtime(model: type[Spec]) -> None:
-    undeclared = [name for name, field in model.model_fields.items() if role_of(field) not in ("identity", "runtime")]
+    undeclared = [
+        name for name, field in model.model_fields.items() if role_of(field) not in ("identity", "runtime")
+    ]
     assert undeclared == []
 
 
 def test_identity_leaves_out_runtime_fields_at_any_depth(tmp_path: Path) -> None:
     here = Matrix(protectors=["none"], victims=["v"], dataset={"name": "voc", "root": tmp_path})
-    there = Matrix(protectors=["none"], victims=["v"], dataset={"name": "voc", "root": "elsewhere"}, name="other")
+    there = Matrix(
+        protectors=["none"], victims=["v"], dataset={"name": "voc", "root": "elsewhere"}, name="other"
+    )
     assert identity_of(here) == identity_of(there)
     assert "root" not in identity_of(here)["dataset"]
 
@@ -39,7 +43,9 @@ def test_unknown_option_is_answered_with_the_nearest() -> None:
 @pytest.mark.parametrize("epsilon", [-1, 256, float("nan")])
 def test_epsilon_out_of_range_is_refused(epsilon: float) -> None:
     with pytest.raises(SpecError, match=r"protectors\.0\.budget\.epsilon"):
-        validated(Matrix, {"protectors": [{"name": "x", "budget": {"epsilon": epsilon}}], "victims": ["v"]}, "here")
+        validated(
+            Matrix, {"protectors": [{"name": "x", "budget": {"epsilon": epsilon}}], "victims": ["v"]}, "here"
+        )
 
 
 def test_specs_are_frozen() -> None:

@@ -45,7 +45,7 @@ def test_corrupt_stage_says_what_to_do(store: Store) -> None:
     store.open_partial("fit", "k", {})
     store.finish("fit", "k", {})
     (store.stage_folder("fit", "k") / "stage.json").write_text("{")
-    with pytest.raises(ArtifactCorrupt, match="remove .* and run again"):
+    with pytest.raises(ArtifactCorrupt, match=r"remove .* and run again"):
         store.stage_info("fit", "k")
 
 

@@ -96,19 +96,19 @@ def test_every_profile_has_a_recipe_and_options_override_it() -> None:
     paper = UNetPlusPlus(UNetPlusPlus.resolve_options("paper", {})).recipe(
         data(), "binary", "imagenet", "paper"
     )
-    assert paper.iterations == 100 * 80 / 16 and paper.model["num_classes"] == 2
+    assert paper.iterations == 500 and paper.model["num_classes"] == 2
 
 
-def test_another_encoder_keeps_its_own_widths() -> None:
+def test_another_encoder_keeps_its_own_shape() -> None:
     options = UNetPlusPlus.resolve_options("cpu", {"encoder": "resnet18"})
     assert isinstance(options, UNetPlusPlusOptions)
-    assert options.stem_width is None and options.stage_channels is None
+    assert options.encoder_arguments == {}
 
 
 def test_options_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValidationError, match="needs 4 entries"):
         UNetPlusPlusOptions(encoder_depth=4)
-    with pytest.raises(ValidationError, match="tu-resnet"):
+    with pytest.raises(ValidationError, match="are for tu- encoders"):
         UNetPlusPlusOptions(encoder="resnet18")
     with pytest.raises(ValidationError, match="extra"):
         UNetPlusPlusOptions(colour="red")

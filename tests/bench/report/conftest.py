@@ -18,7 +18,13 @@ from bench.records import _head, _write
 from bench.spec import Cell, validated
 from bench.store import Store
 
-COST = {"seconds": 10.0, "cpu_seconds": 9.0, "gpu_seconds": 0.0, "peak_memory_gib": 1.0, "peak_gpu_memory_gib": None}
+COST = {
+    "seconds": 10.0,
+    "cpu_seconds": 9.0,
+    "gpu_seconds": 0.0,
+    "peak_memory_gib": 1.0,
+    "peak_gpu_memory_gib": None,
+}
 
 
 @pytest.fixture
