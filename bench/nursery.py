@@ -101,6 +101,7 @@ class Nursery:
                 pid = self.started.pop()
                 child = NurseryProcess(pid, os.fdopen(ours, encoding="utf-8", errors="replace"))
                 self.children[pid] = child
+                self.news.notify_all()  # its end may be waiting to be noted
                 return child
         except OSError:
             os.close(ours)

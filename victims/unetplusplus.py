@@ -10,7 +10,6 @@ from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
 from victims import semantic
 
-
 CPU_ENCODER = "tu-resnet18d"
 CPU_ARGUMENTS: dict[str, Any] = {"stem_width": 16, "channels": (64, 128, 256, 512), "zero_init_last": False}
 """A narrow encoder for small images. Residual branches that start at zero would waste a short training."""
