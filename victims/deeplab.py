@@ -104,6 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "symmetries": "horizontal",
         "rotation": 10.0,
         "blur": 0.5,
+        "dice_weight": 0.0,
         "sliding_window": True,
     },
 }
@@ -147,6 +148,9 @@ class DeepLabV3(Victim):
         model["backbone"] |= self._backbone(options, init)
         for head, weight in (("decode_head", 1.0), ("auxiliary_head", options.auxiliary_weight)):
             model[head] |= self._head(semantic.class_count(data, task), weight)
+        if options.dice_weight:
+            dice = {"type": "ClassDiceLoss", "loss_weight": options.dice_weight}
+            model["decode_head"]["loss_decode"] = [model["decode_head"]["loss_decode"], dice]
         channels = options.width * EXPANSION[options.depth]
         model["decode_head"] |= {
             "in_channels": channels * 8,
@@ -173,7 +177,7 @@ class DeepLabV3(Victim):
             iterations=iterations,
             batch_size=options.batch_size,
             task=task,
-            custom_imports=("victims.deeplab_model",),
+            custom_imports=("victims.deeplab_model", "victims.semantic_losses"),
         )
 
     @staticmethod

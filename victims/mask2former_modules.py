@@ -1,11 +1,10 @@
 """The parts of the compact Mask2Former, registered with mmdet and mmseg. Imports torch.
 
-The published model does not learn from random weights in minutes on a CPU. Three things differ in the compact
-one, each known from the literature; matching, masked attention, point-sampled losses and inference are
-mmdet's own:
+The published model does not learn from random weights in minutes on a CPU. Two things differ in the compact
+one; matching, masked attention, point-sampled losses and inference are mmdet's own:
 
-* backbone and pixel decoder are the halves of a U-Net: residual networks and multi-scale deformable attention
-  learned several times slower, and the attention costs most of an iteration where no CUDA kernel runs it;
+* backbone and pixel decoder are the halves of a U-Net. Multi-scale deformable attention costs most of an
+  iteration where no CUDA kernel runs it;
 * an auxiliary semantic loss on the mask features, as in MaX-DeepLab (Wang et al. 2021), which gives every
   pixel a signal before the matching has settled.
 """
@@ -41,7 +40,7 @@ class PlainEncoder(BaseModule):
         super().__init__()
         channels = [3, *(width * 2**stage for stage in range(stages))]
         self.stages = nn.ModuleList(map(_double_convolution, channels[:-1], channels[1:]))
-        self.to(memory_format=torch.channels_last)  # a quarter faster on CPU
+        self.to(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps of strides 2, 4, ... `(B, width * stride, H / stride, W / stride)`, the finest first.
@@ -60,8 +59,8 @@ class PlainPixelDecoder(BaseModule):
     """The expanding half of a U-Net up to half the image's resolution, as Mask2Former's pixel decoder.
 
     The features know their place in the image, as the published ones do: sine encodings stand beside the
-    input of the last stage, whose output the masks are made from. Without them two objects of one class
-    would have equal features.
+    input of the last stage, whose output the masks are made from. Without them little would tell two objects
+    of one class apart.
 
     Args:
         in_channels: Of the encoder's maps, the finest first.

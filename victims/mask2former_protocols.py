@@ -115,7 +115,7 @@ def protocol_pipelines(
         resize = {
             "type": "RandomChoiceResize",
             "scales": [int(short * tenths / 10) for tenths in range(5, 21)],
-            "resize_type": "mmseg.ResizeShortestEdge",
+            "resize_type": "ResizeShortestEdge",
             "max_size": 4 * short,
         }
     flip = {"type": "RandomFlip", "prob": 0.5}

@@ -36,6 +36,7 @@ class SemanticOptions(VictimOptions):
         symmetries: `dihedral` (flips and transposes), for images without an upright; or `horizontal` flips.
         rotation: Greatest random rotation in degrees.
         blur: Probability of a 5x5 Gaussian blur.
+        dice_weight: Weight of a soft dice loss over the object classes beside the cross-entropy; 0 leaves it out.
         mixed_precision: Trains in float16 where it is safe; needs CUDA.
     """
 
@@ -53,6 +54,7 @@ class SemanticOptions(VictimOptions):
     symmetries: Literal["dihedral", "horizontal"] = "dihedral"
     rotation: float = Field(default=0.0, ge=0)
     blur: float = Field(default=0.0, ge=0, le=1)
+    dice_weight: float = Field(default=1.0, ge=0)
     mixed_precision: bool = False
 
 

@@ -80,7 +80,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class UNetPlusPlus(Victim):
-    """UNet++ with cross-entropy, and soft dice besides where there is one kind of object."""
+    """UNet++ with cross-entropy and soft dice."""
 
     name: ClassVar[str] = "unetplusplus"
     version: ClassVar[int] = 1
@@ -122,7 +122,7 @@ class UNetPlusPlus(Victim):
                 "encoder_arguments": dict(options.encoder_arguments),
                 "decoder_channels": options.decoder_channels,
                 "num_classes": semantic.class_count(data, task),
-                "dice_weight": 0.0 if task == "semantic" else 1.0,
+                "dice_weight": options.dice_weight,
                 "pretrained": init == "imagenet",
                 "data_preprocessor": semantic.data_preprocessor(divisor),
             },

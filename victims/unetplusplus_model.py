@@ -9,10 +9,9 @@ import torch
 from mmengine.registry import MODELS
 from mmseg.models.segmentors.base import BaseSegmentor
 from torch import Tensor
-from torch.nn import functional
 
-from bench.datasets.base import VOID
 from bench.errors import EnvironmentFault
+from victims.semantic_losses import cross_entropy, dice_loss
 
 
 @MODELS.register_module()
@@ -25,7 +24,7 @@ class UNetPlusPlusSegmentor(BaseSegmentor):
         encoder_arguments: Further arguments of a timm encoder.
         decoder_channels: As for `smp.UnetPlusPlus`.
         num_classes: Outputs.
-        dice_weight: Weight of `1 - dice` of class 1; 0 leaves it out.
+        dice_weight: Weight of the dice loss of the object classes; 0 leaves it out.
         pretrained: Whether `init_weights` loads the encoder's ImageNet weights.
         data_preprocessor: Config; pads to multiples of 2**encoder_depth.
     """
@@ -89,26 +88,6 @@ class UNetPlusPlusSegmentor(BaseSegmentor):
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
         return self.encode_decode(inputs)
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over the pixels that are not void; 0, not NaN, where all of them are.
-
-    Args:
-        logits: `(N, C, H, W)`.
-        target: `(N, H, W)` int64, 255 is void.
-    """
-    total = functional.cross_entropy(logits, target, ignore_index=VOID, reduction="sum")
-    return total / (target != VOID).sum().clamp(min=1)
-
-
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 |P G| + 1) / (|P| + |G| + 1) of class 1, mean over images, without void (Milletari, 2016)."""
-    valid = target != VOID
-    probability = logits.float().softmax(1)[:, 1] * valid
-    truth = (target == 1).float()
-    overlap = (probability * truth).sum((1, 2))
-    return (1 - (2 * overlap + 1) / (probability.sum((1, 2)) + truth.sum((1, 2)) + 1)).mean()
 
 
 def _imagenet_encoder(name: str, depth: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -390,16 +391,14 @@ def test_a_diverged_training_is_reported(options):
         training.advance(image * torch.nan, mask)
 
 
-def test_an_interrupted_fit_resumes_to_the_same_bytes(tmp_path, fitted, options, monkeypatch):
-    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
-
-    def stop(done: int, total: int, note: str) -> None:
-        if done == 5:
-            raise KeyboardInterrupt
+def test_an_interrupted_fit_resumes_to_the_same_bytes(tmp_path, fitted):
+    def interrupt(done: int, total: int, note: str) -> None:
+        if done == 4:
+            signal.raise_signal(signal.SIGINT)
 
     protector, _, folder = fitted
     with pytest.raises(KeyboardInterrupt):
-        protector.fit([Scenes()], context(tmp_path, report=stop))
+        protector.fit([Scenes()], context(tmp_path, report=interrupt))
     assert not (tmp_path / "state" / training_module.WEIGHTS).exists()
     steps = []
     protector.fit([Scenes()], context(tmp_path, report=lambda done, total, note: steps.append(done)))

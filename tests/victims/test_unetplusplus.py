@@ -144,7 +144,7 @@ def test_losses_ignore_void_and_are_finite_where_all_is_void() -> None:
     from bench.training.environment import prepare
 
     prepare("mmseg", ("victims.unetplusplus_model",))
-    from victims.unetplusplus_model import cross_entropy, dice_loss
+    from victims.semantic_losses import cross_entropy, dice_loss
 
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 2, 4, 4, generator=generator)
