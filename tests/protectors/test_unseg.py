@@ -437,32 +437,6 @@ def test_the_seed_decides_the_weights_and_nothing_else_does(options):
     assert not _same(_copy(first[0]), _copy(other[0]))
 
 
-@pytest.mark.slow
-def test_the_noise_makes_unseen_scenes_easier_for_the_surrogate():
-    """Random noise of the same strength does not; a generator that learnt nothing would be no better."""
-    compact = {"image_size": 32}
-    options = UnSeg.resolve_options(
-        "cpu", {"generator": compact, "surrogate": compact, "phases": 8, "first_phase_steps": 240}
-    )
-    training = Training(options, 0, "cpu")
-    stream = SampleStream([Scenes(400, size=32)], options, seed=0)
-    while training.step < training.total:
-        training.advance(*stream.batch(training.step))
-
-    unseen = options.model_copy(update={"batch_size": 64})
-    image, mask = SampleStream([Scenes(64, size=32, series=4)], unseen, seed=1).batch(0)
-    prompts = make_prompts(("box",), mask, 32, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        learnt = training.generator(image, Prompts(masks=255 * mask))
-        random = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).sign()
-        losses = [
-            dense_loss(training.surrogate(apply_noise(image, noise, mask, 2.0, 0.5), prompts), mask).item()
-            for noise in (learnt, random)
-        ]
-    print(losses)
-    assert losses[0] < 0.8 * losses[1]
-
-
 # ---- deployment --------------------------------------------------------------------------------
 
 
