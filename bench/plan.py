@@ -395,6 +395,8 @@ def describe_protector(spec: ProtectorSpec) -> str:
         text += " uniform"
     if spec.options.get("grid"):
         text += f", {spec.options['grid']} cells"
+    if spec.options.get("tile"):
+        text += f", one {spec.options['tile']}x{spec.options['tile']} tile"
     return f"{spec.name} {text}"
 
 

@@ -7,13 +7,14 @@ coarse cells and noise per pixel do very different things to a victim.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.datasets.base import Annotation
 from bench.protector import Protector, ProtectorOptions
+from bench.seeds import generator
 
 
 class RandomNoiseOptions(ProtectorOptions):
@@ -25,11 +26,20 @@ class RandomNoiseOptions(ProtectorOptions):
             as many as the side has pixels or more, gives every pixel its own noise.
         interpolation: How cells become pixels: `nearest` keeps them flat, `bilinear` blends neighbours, as
             UnSeg enlarges the noise of its generator, and so spends less than the budget between them.
+        tile: Side in pixels of one pattern that is drawn once per run and repeated over every image, instead
+            of new noise for each. A generator that has collapsed to a constant output makes exactly this.
     """
 
     distribution: Literal["sign", "uniform"] = "sign"
     grid: int | None = Field(default=None, ge=1)
     interpolation: Literal["nearest", "bilinear"] = "nearest"
+    tile: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _tile_or_grid(self) -> Self:
+        if self.tile is not None and self.grid is not None:
+            raise ValueError("a tile is drawn per pixel: give tile or grid, not both")
+        return self
 
 
 class RandomNoise(Protector):
@@ -55,6 +65,10 @@ class RandomNoise(Protector):
     ) -> np.ndarray:
         """`(H, W, 3)` float32 in [-1, 1]; neither the pixels nor the labels matter."""
         height, width = image.shape[:2]
+        if self.options.tile is not None:
+            tile = self._draw(generator(run_seed, "tile"), self.options.tile, self.options.tile)
+            rows, columns = np.arange(height) % len(tile), np.arange(width) % len(tile)
+            return tile[rows[:, None], columns]
         side, grid = max(height, width), self.noise_grid(height, width)
         if grid == side:
             return self._draw(rng, height, width)

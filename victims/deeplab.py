@@ -31,6 +31,7 @@ class DeepLabV3Options(semantic.SemanticOptions):
         dilations: Dilations of the four stages.
         aspp_channels: Channels of each branch of the pyramid pooling.
         aspp_dilations: Rates of its branches; 1 is a 1x1 convolution.
+        zero_init_residual: Whether residual branches start at zero; in a short training that wastes time.
         auxiliary_weight: Weight of the loss of a second head on the third stage.
         sliding_window: Whether evaluation slides a window of the training size over the image.
     """
@@ -43,6 +44,7 @@ class DeepLabV3Options(semantic.SemanticOptions):
     dilations: tuple[int, int, int, int] = (1, 1, 2, 4)
     aspp_channels: int = Field(default=64, gt=0)
     aspp_dilations: tuple[int, ...] = (1, 2, 4, 6)
+    zero_init_residual: bool = False
     auxiliary_weight: float = Field(default=0.4, ge=0)
     sliding_window: bool = False
 
@@ -64,6 +66,7 @@ FULL_SIZE: dict[str, Any] = {
     "dilations": (1, 1, 2, 4),
     "aspp_channels": 256,
     "aspp_dilations": (1, 6, 12, 18),
+    "zero_init_residual": True,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -191,6 +194,7 @@ class DeepLabV3(Victim):
             "max_pool": options.max_pool,
             # torchvision's ResNets have one 7x7 convolution where DeepLab's have three 3x3 ones.
             "deep_stem": init == "scratch",
+            "zero_init_residual": options.zero_init_residual,
             "strides": options.strides,
             "dilations": options.dilations,
             "norm_cfg": {"type": "BN", "requires_grad": True},

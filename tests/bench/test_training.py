@@ -15,9 +15,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.datasets.base import Split
@@ -102,7 +99,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path: Path) -> N
     whole = run(tmp_path / "whole", options=TINY | {"iterations": 40})
     parts = tmp_path / "parts"
     script = (
-        f"import sys, torch; sys.path[:0] = {[str(Path(__file__).parents[1]), *sys.path]!r}\n"
+        f"import sys, torch; sys.path[:0] = {sys.path!r}\n"
         "torch.set_num_threads(1)\n"
         "from pathlib import Path; from training_support import *\n"
         "from victims.unetplusplus import UNetPlusPlus; from bench.training.trainer import train\n"

@@ -115,3 +115,16 @@ def test_the_version_is_raised_when_the_noise_changes() -> None:
     protected = RandomNoise().protect(image, annotation, Budget(kind="uniform"), generator(0), None, 0)
     digest = hashlib.sha256(protected.tobytes()).hexdigest()[:16]
     assert (RandomNoise.version, digest) == (1, "d148ac5d01d9bce5")
+
+
+def test_a_tile_is_one_pattern_for_all_images_of_a_run() -> None:
+    image, annotation = blank(9, 14)
+    plugin = RandomNoise(RandomNoiseOptions(tile=4))
+    noise, other = (plugin.noise(image, annotation, generator(rng), None, 5) for rng in (0, 1))
+    assert np.array_equal(noise, other)
+    assert np.array_equal(noise[:, :10], noise[:, 4:])
+    assert np.array_equal(noise[:5], noise[4:])
+    assert not np.array_equal(noise[:4, :4], np.full((4, 4, 3), noise[0, 0, 0]))
+    assert not np.array_equal(noise, plugin.noise(image, annotation, generator(0), None, 6))
+    with pytest.raises(ValidationError, match="tile or grid"):
+        RandomNoiseOptions(tile=4, grid=8)

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.errors import EnvironmentFault, SpecError
