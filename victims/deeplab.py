@@ -78,7 +78,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stem_channels": 8,
         "aspp_channels": 16,
     },
-    "cpu": {},
+    "cpu": {"iterations": 2000},
     # Without the pooling the output stride is 4, fine enough for objects of tens of pixels.
     "gpu": FULL_SIZE
     | {

@@ -40,14 +40,15 @@ _CPU = {
     "token_readout": "intended",
     "trainable": "all",
     "label_modification": False,
-    "train_epsilon": 2.0,
-    "train_epsilon_background": 0.5,
+    # Trained at the budget that it is deployed with: at a quarter of it (epsilon generalization) the surrogate
+    # never learns to look at the noise in so few steps, and the generator collapses to one constant tile.
+    "train_epsilon": 8.0,
+    "train_epsilon_background": 2.0,
     "surrogate_prompts": ("box",),
-    "phases": 20,
+    "phases": 24,
     "phase_steps": 40,
-    "first_phase_steps": 320,
     "batch_size": 8,
-    "generator_learning_rate": 2e-4,
+    "generator_learning_rate": 3e-4,
     "surrogate_learning_rate": 1e-3,
     "decay_phase": 1000,
     "loss": "dense",
@@ -56,14 +57,13 @@ _CPU = {
     "cache_images": 4000,
 }
 PROFILES: dict[str, dict[str, Any]] = {
-    "ci": {**_CPU, "phases": 5, "phase_steps": 2, "first_phase_steps": 4, "batch_size": 2},
+    "ci": {**_CPU, "phases": 5, "phase_steps": 2, "batch_size": 2},
     "cpu": _CPU,
     "gpu": {
         **_CPU,
         "generator": _MIDDLE,
         "surrogate": _MIDDLE,
         "phase_steps": 100,
-        "first_phase_steps": 800,
         "batch_size": 32,
     },
     "paper": {"trainable": "all"},
