@@ -103,11 +103,6 @@ class Dataset(ABC):
         """Fills in what the user left open, by profile. The result is what enters the key."""
         return cls.Options(**given)
 
-    @classmethod
-    def generated_fingerprint(cls, options: DatasetOptions) -> str:
-        """The fingerprint of what `generate` writes, from the options alone. Only where `generated`."""
-        raise NotImplementedError(f"{cls.name} is not generated")
-
     def generate(self, report: Callable[[int, int, str], None] = lambda done, total, note: None) -> None:
         """Draws the dataset into `root`, an empty or absent folder. Only where `generated`.
 

@@ -40,6 +40,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "iterations": recipe.iterations,
         "batch_size": recipe.batch_size,
         "images": len(dataset.ids("train")),
+        "notes": list(result.notes),
     }
 
 

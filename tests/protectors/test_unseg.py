@@ -351,6 +351,45 @@ def test_phases_alternate_and_only_the_learner_moves(options):
     assert learners == ["surrogate"] * 3 + ["generator"] * 6 + ["surrogate"] * 2
 
 
+@pytest.mark.slow
+def test_training_finds_noise_that_makes_unseen_scenes_easy_for_the_surrogate():
+    """The method's objective, at the `cpu` profile's settings and half its length.
+
+    The noise has to be made for the image and its mask: another image's noise must not do.
+    """
+    options = UnSeg.resolve_options("cpu", {"phases": 14})
+    training = Training(options, 0, "cpu")
+    stream = SampleStream([Scenes(count=200, size=64)], options, seed=0)
+    while training.step < training.total:
+        training.advance(*stream.batch(training.step))
+    unseen = SampleStream(
+        [Scenes(count=48, size=64, series=4)], options.model_copy(update={"batch_size": 32}), 0
+    )
+    image, mask = unseen.batch(0)
+    rng = torch.Generator().manual_seed(0)
+    prompts = make_prompts(("box",), mask, options.surrogate.output_size, rng)
+    with torch.no_grad():
+        learnt = training.generator(image, make_prompts(("mask",), mask, options.generator.output_size, rng))
+        noises = {
+            "learnt": learnt,
+            "of another image": learnt.roll(1, 0),
+            "random": torch.randn(learnt.shape, generator=rng).sign(),
+            "none": torch.zeros_like(learnt),
+        }
+        loss = {
+            name: dense_loss(
+                training.surrogate(
+                    apply_noise(image, noise, mask, options.train_epsilon, options.train_epsilon_background),
+                    prompts,
+                ),
+                mask,
+            ).item()
+            for name, noise in noises.items()
+        }
+    # Measured with this seed: see the margin that is left.
+    assert loss["learnt"] < 0.75 * min(loss["of another image"], loss["random"], loss["none"]), loss
+
+
 def test_trainable_noise_leaves_sam_as_it_is(options):
     frozen = options.model_copy(update={"trainable": "noise"})
     training = Training(frozen, 0, "cpu")

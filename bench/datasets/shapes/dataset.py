@@ -9,7 +9,6 @@ One folder holds the same scenes in three public layouts, images hard-linked bet
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -124,12 +123,6 @@ class Shapes(FolderDataset):
         if profile not in PROFILES:
             raise SpecError(f"shapes has no profile '{profile}'; choose one of {', '.join(PROFILES)}")
         return cls.Options(**{**PROFILES[profile], **given})
-
-    @classmethod
-    def generated_fingerprint(cls, options: ShapesOptions) -> str:
-        """sha256 over name, version and options; see `Dataset.generated_fingerprint`."""
-        identity = json.dumps(_identity(cls.version, options), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(identity.encode()).hexdigest()
 
     def nominal_side(self) -> int:
         """The side of the scenes; known before they are drawn."""

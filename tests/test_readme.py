@@ -1,0 +1,52 @@
+"""The README's numbers come from records that lie beside it, and its example works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.cli import _guarded
+from bench.report.write import write_all_tables
+from bench.testing import check_protector
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_those_of_the_records(tmp_path: Path) -> None:
+    store = ROOT / "results" / "cpu"
+    made = {p.suffix: p.read_text(encoding="utf-8") for p in write_all_tables(store, tmp_path)}
+    kept = {p.suffix: p.read_text(encoding="utf-8") for p in (store / "tables").iterdir()}
+    assert made == kept
+    shown = README.split("<!-- results:start -->")[1].split("<!-- results:end -->")[0]
+    tables = re.findall(r"^\*\*.*?\*\*\n\n(?:\|.*\n)+", shown, re.M)
+    assert tables
+    for table in tables:
+        assert table in made[".md"]
+
+
+def test_the_ten_line_protector_is_one(
+    install_plugins: Callable[[str, dict[str, str]], None], capsys: pytest.CaptureFixture
+) -> None:
+    source = README.split("```python\n# stripes.py\n")[1].split("```")[0]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 10
+    install_plugins(source, {"bench.protectors": "stripes = third_party:Stripes"})
+    assert _guarded(["ls", "protectors"]) == 0
+    assert "horizontal stripes" in capsys.readouterr().out
+    from third_party import Stripes
+
+    check_protector(Stripes)
+
+
+def test_every_bench_command_of_the_readme_exists(capsys: pytest.CaptureFixture) -> None:
+    commands = set(re.findall(r"^(?:.*uv run )?bench ([a-z]+)", README, re.M))
+    assert {"run", "ls", "matrix", "tables", "status", "doctor"} <= commands
+    for command in commands:
+        assert _guarded([command, "--help"]) == 0
+        usage = capsys.readouterr().out
+        flags = set(re.findall(rf"bench {command}[^`#]*", README))
+        for flag in {f for text in flags for f in re.findall(r"--[a-z-]+", text)}:
+            assert flag in usage, (command, flag)
