@@ -48,7 +48,7 @@ _CPU = {
     "phases": 24,
     "phase_steps": 40,
     "batch_size": 8,
-    "generator_learning_rate": 3e-4,
+    "generator_learning_rate": 1e-3,
     "surrogate_learning_rate": 1e-3,
     "decay_phase": 1000,
     "loss": "dense",
