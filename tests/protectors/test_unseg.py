@@ -355,7 +355,7 @@ def test_phases_alternate_and_only_the_learner_moves(options):
 def test_training_finds_noise_that_makes_unseen_scenes_easy_for_the_surrogate():
     """The method's objective, at the `cpu` profile's settings and half its length.
 
-    The noise has to be made for the image and its mask: another image's noise must not do.
+    Random noise of the same budget writes the mask into the image too, and must not do.
     """
     options = UnSeg.resolve_options("cpu", {"phases": 14})
     training = Training(options, 0, "cpu")
@@ -372,7 +372,6 @@ def test_training_finds_noise_that_makes_unseen_scenes_easy_for_the_surrogate():
         learnt = training.generator(image, make_prompts(("mask",), mask, options.generator.output_size, rng))
         noises = {
             "learnt": learnt,
-            "of another image": learnt.roll(1, 0),
             "random": torch.randn(learnt.shape, generator=rng).sign(),
             "none": torch.zeros_like(learnt),
         }
@@ -386,8 +385,7 @@ def test_training_finds_noise_that_makes_unseen_scenes_easy_for_the_surrogate():
             ).item()
             for name, noise in noises.items()
         }
-    # Measured with this seed: see the margin that is left.
-    assert loss["learnt"] < 0.75 * min(loss["of another image"], loss["random"], loss["none"]), loss
+    assert loss["learnt"] < 0.6 * min(loss["random"], loss["none"]), loss
 
 
 def test_trainable_noise_leaves_sam_as_it_is(options):
