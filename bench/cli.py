@@ -47,16 +47,19 @@ def cli(debug: bool) -> None:
     """Benchmark unlearnable examples against image segmentation."""
 
 
+_store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    envvar="BENCH_STORE",
+    help="Folder of stages and records.",
+)
+
+
 def _execution_options(command: Callable) -> Callable:
     options = [
-        click.option(
-            "--store",
-            type=click.Path(path_type=Path),
-            default=Path("results"),
-            show_default=True,
-            envvar="BENCH_STORE",
-            help="Folder of stages and records.",
-        ),
+        _store_option,
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         click.option("--jobs", type=int, default=0, help="Worker processes at a time; 0 chooses."),
         click.option("--threads", type=int, default=0, help="CPU threads of one worker; 0 shares the cores."),
@@ -150,13 +153,7 @@ def matrix(file: Path, **flags: Any) -> None:
 
 
 @cli.command()
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    envvar="BENCH_STORE",
-)
+@_store_option
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Folder of the tables; STORE/tables if left out."
 )
@@ -191,13 +188,7 @@ def list_plugins(kind: str | None) -> None:
 
 
 @cli.command()
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    envvar="BENCH_STORE",
-)
+@_store_option
 def status(store: Path) -> None:
     """Show what a store holds: finished, running and interrupted stages, and records."""
     from bench.status import status_lines
@@ -207,13 +198,7 @@ def status(store: Path) -> None:
 
 
 @cli.command()
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    envvar="BENCH_STORE",
-)
+@_store_option
 def doctor(store: Path) -> None:
     """Check the environment: packages, operators, CUDA, disk, plugins."""
     from bench.doctor import examine
