@@ -56,17 +56,19 @@ class VOCOptions(DatasetOptions):
 class VOC2012(FolderDataset):
     """Pascal VOC 2012 segmentation (Everingham et al., IJCV 2015): 20 classes and background, void 255.
 
+    The task `binary` asks for the objects of all classes against the background.
+
     `root` may be the `VOC2012` folder, `VOCdevkit`, or the folder that holds it. Images may be of any codec;
     labels are palette or index PNGs. Instances come from `SegmentationObject`, where it covers both lists.
     """
 
     name = "voc"
     summary = (
-        "Pascal VOC 2012 layout, 21 classes; semantic, and instance where SegmentationObject is complete"
+        "Pascal VOC 2012 layout, 21 classes; semantic and binary, instance where SegmentationObject is complete"
     )
     Options = VOCOptions
     options: VOCOptions
-    tasks = frozenset({"semantic", "instance"})
+    tasks = frozenset({"semantic", "instance", "binary"})
     classes = (
         "background",
         "aeroplane",
@@ -95,7 +97,7 @@ class VOC2012(FolderDataset):
     def __init__(self, root: Path, options: VOCOptions | None = None) -> None:
         super().__init__(_locate(Path(root)), options)
         if not self._has_objects():
-            self.tasks = frozenset({"semantic"})
+            self.tasks = self.tasks - {"instance"}
             self.categories = ()
 
     def check(self) -> None:

@@ -30,7 +30,7 @@ def test_every_level_of_the_folder_is_the_same_dataset(folder):
 def test_labels(folder, tools):
     dataset = VOC2012(folder)
     assert dataset.ids("train") == tools.train and dataset.ids("val") == tools.val
-    assert dataset.tasks == {"semantic", "instance"} and len(dataset.classes) == 21
+    assert dataset.tasks == {"semantic", "instance", "binary"} and len(dataset.classes) == 21
     for split, ids in (("train", tools.train), ("val", tools.val)):
         for image_id in ids:
             number = tools.ids.index(image_id)
@@ -49,13 +49,13 @@ def test_labels(folder, tools):
 def test_semantic_only_without_objects(tmp_path, tools):
     dataset = VOC2012(tools.make_voc(tmp_path, objects=False))
     dataset.check()
-    assert dataset.tasks == {"semantic"} and dataset.categories == ()
+    assert dataset.tasks == {"semantic", "binary"} and dataset.categories == ()
     assert dataset.annotation("val", tools.val[0]).segments == ()
 
 
 def test_incomplete_objects_offer_no_instances(folder):
     next((folder / "SegmentationObject").iterdir()).unlink()
-    assert VOC2012(folder).tasks == {"semantic"}
+    assert VOC2012(folder).tasks == {"semantic", "binary"}
 
 
 def test_void_and_classes_survive_a_grey_index_png(folder, tools):
