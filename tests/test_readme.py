@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import _guarded
+from bench.cli import guarded
 from bench.report.write import write_all_tables
 from bench.testing import check_protector
 
@@ -34,7 +34,7 @@ def test_the_ten_line_protector_is_one(
     source = README.split("```python\n# stripes.py\n")[1].split("```")[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 10
     install_plugins(source, {"bench.protectors": "stripes = third_party:Stripes"})
-    assert _guarded(["ls", "protectors"]) == 0
+    assert guarded(["ls", "protectors"]) == 0
     assert "horizontal stripes" in capsys.readouterr().out
     from third_party import Stripes
 
@@ -45,7 +45,7 @@ def test_every_bench_command_of_the_readme_exists(capsys: pytest.CaptureFixture)
     commands = set(re.findall(r"^(?:.*uv run )?bench ([a-z]+)", README, re.M))
     assert {"run", "ls", "matrix", "tables", "status", "doctor"} <= commands
     for command in commands:
-        assert _guarded([command, "--help"]) == 0
+        assert guarded([command, "--help"]) == 0
         usage = capsys.readouterr().out
         flags = set(re.findall(rf"bench {command}[^`#]*", README))
         for flag in {f for text in flags for f in re.findall(r"--[a-z-]+", text)}:

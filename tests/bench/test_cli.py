@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.cli import _guarded, parse_epsilon
+from bench.cli import guarded
+from bench.cli.options import parse_epsilon
 from bench.errors import SpecError
 
 
@@ -28,7 +29,7 @@ def bench(*arguments: object, **environment: str) -> subprocess.CompletedProcess
 
 def refused(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str]:
     """Runs the command in this process; returns exit code and the one line it must print."""
-    code = _guarded([str(a) for a in arguments])
+    code = guarded([str(a) for a in arguments])
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err + captured.out
     lines = [line for line in captured.err.splitlines() if line.strip()]
@@ -39,8 +40,8 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str
 def test_help_and_ls_import_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from bench.cli import _guarded\n"
-        "_guarded(['--help']); _guarded(['ls']); _guarded(['run', '--help'])\n"
+        "from bench.cli import guarded\n"
+        "guarded(['--help']); guarded(['ls']); guarded(['run', '--help'])\n"
         "heavy = {'torch', 'pandas', 'matplotlib', 'mmengine', 'cv2', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -69,7 +70,7 @@ def test_ls_shows_every_plugin_and_no_broken_one() -> None:
 
 def test_a_broken_plugin_is_listed_with_its_reason(install_plugins, capsys: pytest.CaptureFixture) -> None:
     install_plugins("import not_there", {"bench.victims": "broken = third_party:Victim"})
-    assert _guarded(["ls"]) == 0
+    assert guarded(["ls"]) == 0
     assert re.search(r"broken\s+victim 'broken'.*No module named 'not_there'", capsys.readouterr().out)
     code, line = refused(capsys, "run", "--protector", "lsp", "--victim", "broken")
     assert code == 3
@@ -108,7 +109,7 @@ def test_bad_input_is_one_line_with_the_right_exit_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "rn" in arguments:
-        assert _guarded(arguments) == code
+        assert guarded(arguments) == code
         assert message in capsys.readouterr().err
         return
     got, line = refused(capsys, *arguments)
