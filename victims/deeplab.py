@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from bench.errors import EnvironmentFault, SpecError
-from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
+from bench.victim import DataInfo, Init, Task, VictimOptions
 from victims import semantic
 
 BASE_CONFIG = ".mim/configs/_base_/models/deeplabv3_r50-d8.py"
@@ -113,30 +113,30 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class DeepLabV3(Victim):
+class DeepLabV3(semantic.SemanticVictim):
     """DeepLabV3 with a dilated ResNet, pyramid pooling and an auxiliary head."""
 
     name: ClassVar[str] = "deeplabv3"
-    version: ClassVar[int] = 1
     summary: ClassVar[str] = "mmsegmentation's DeepLabV3 with a dilated ResNet"
     paper: ClassVar[str] = "https://arxiv.org/abs/1706.05587"
     tasks: ClassVar[tuple[Task, ...]] = ("semantic", "binary")
-    inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
     Options: ClassVar[type[VictimOptions]] = DeepLabV3Options
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+    custom_imports: ClassVar[tuple[str, ...]] = ("victims.deeplab_model", "victims.semantic_losses")
 
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
-        """The profile's preset with `given` on top."""
-        return cls.Options(**{**PRESETS[profile], **given})
+    @property
+    def divisor(self) -> int:
+        """The stride of the features."""
+        assert isinstance(self.options, DeepLabV3Options)
+        return self.options.output_stride
 
-    def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
-        """See `Victim.recipe`.
+    def model(self, data: DataInfo, task: Task, init: Init) -> dict[str, Any]:
+        """See `SemanticVictim.model`.
 
         Raises:
-            SpecError: Unknown task or init, or ImageNet weights for a ResNet of another width.
+            SpecError: ImageNet weights for a ResNet of another width.
             EnvironmentFault: mmsegmentation is not installed.
         """
-        semantic.check(type(self), task, init)
         options = self.options
         assert isinstance(options, DeepLabV3Options)
         if init == "imagenet" and options.width != 64:
@@ -144,9 +144,7 @@ class DeepLabV3(Victim):
                 "victim 'deeplabv3': ImageNet weights exist for a ResNet of width 64 alone: "
                 "add the options width=64 and stem_channels=64"
             )
-        divisor = options.output_stride
-        iterations = semantic.training_length(options, data)
-        preprocessor = semantic.data_preprocessor(divisor)
+        preprocessor = semantic.data_preprocessor(self.divisor)
         model = base_model() | {"data_preprocessor": preprocessor, "pretrained": None}
         model["backbone"] |= self._backbone(options, init)
         for head, weight in (("decode_head", 1.0), ("auxiliary_head", options.auxiliary_weight)):
@@ -170,18 +168,7 @@ class DeepLabV3(Victim):
             model["test_cfg"] = {"mode": "slide", "crop_size": (side, side), "stride": (stride, stride)}
             # A window that is larger than the image would see the border sooner than in training.
             preprocessor["test_cfg"] = {"size": (side, side)}
-        return TrainingRecipe(
-            model=model,
-            scope="mmseg",
-            train_pipeline=semantic.train_pipeline(options, data, divisor),
-            test_pipeline=semantic.test_pipeline(options),
-            optim_wrapper=semantic.optim_wrapper(options),
-            param_scheduler=semantic.param_scheduler(options, iterations),
-            iterations=iterations,
-            batch_size=options.batch_size,
-            task=task,
-            custom_imports=("victims.deeplab_model", "victims.semantic_losses"),
-        )
+        return model
 
     @staticmethod
     def _backbone(options: DeepLabV3Options, init: Init) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""What victims that predict label maps share: training options, pipelines, schedules."""
+"""What victims that predict label maps share: training options, recipe, pipelines, schedules."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bench.errors import SpecError
-from bench.victim import DataInfo, Task, Victim, VictimOptions
+from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -58,16 +58,62 @@ class SemanticOptions(VictimOptions):
     mixed_precision: bool = False
 
 
-def check(victim: type[Victim], task: Task, init: str) -> None:
-    """Refuses tasks and starting weights that a victim does not know.
+class SemanticVictim(Victim):
+    """A victim that predicts one label map. A subclass gives presets and a model; the recipe is shared.
 
-    Raises:
-        SpecError: With the ones that it knows.
+    Attributes:
+        presets: Options by profile.
+        custom_imports: Modules that register what the model is built of.
     """
-    if task not in victim.tasks:
-        raise SpecError(f"victim {victim.name!r} has no task {task!r}: there is {', '.join(victim.tasks)}")
-    if init not in victim.inits:
-        raise SpecError(f"victim {victim.name!r} has no init {init!r}: there is {', '.join(victim.inits)}")
+
+    inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
+    Options: ClassVar[type[VictimOptions]] = SemanticOptions
+    presets: ClassVar[dict[str, dict[str, Any]]]
+    custom_imports: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
+        """The profile's preset with `given` on top."""
+        return cls.Options(**{**cls.presets[profile], **given})
+
+    @property
+    def divisor(self) -> int:
+        """What the sides of the network's input have to be multiples of."""
+        raise NotImplementedError
+
+    def model(self, data: DataInfo, task: Task, init: Init) -> dict[str, Any]:
+        """The configuration of the model, its data preprocessor included.
+
+        Raises:
+            SpecError: The options do not fit the data or the starting weights.
+        """
+        raise NotImplementedError
+
+    def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
+        """See `Victim.recipe`.
+
+        Raises:
+            SpecError: Unknown task or starting weights, or options that do not fit.
+        """
+        options = self.options
+        assert isinstance(options, SemanticOptions)
+        if task not in self.tasks:
+            raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(self.tasks)}")
+        if init not in self.inits:
+            raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
+        iterations = training_length(options, data)
+        return TrainingRecipe(
+            model=self.model(data, task, init),
+            scope="mmseg",
+            train_pipeline=train_pipeline(options, data, self.divisor),
+            test_pipeline=test_pipeline(options),
+            optim_wrapper=optim_wrapper(options),
+            param_scheduler=param_scheduler(options, iterations),
+            iterations=iterations,
+            batch_size=options.batch_size,
+            task=task,
+            custom_imports=self.custom_imports,
+        )
 
 
 def class_count(data: DataInfo, task: Task) -> int:

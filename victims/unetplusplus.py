@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from bench.errors import SpecError
-from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
+from bench.victim import DataInfo, Init, Task, VictimOptions
 from victims import semantic
 
 CPU_ENCODER = "tu-resnet18d"
@@ -79,32 +79,36 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class UNetPlusPlus(Victim):
+class UNetPlusPlus(semantic.SemanticVictim):
     """UNet++ with cross-entropy and soft dice."""
 
     name: ClassVar[str] = "unetplusplus"
-    version: ClassVar[int] = 1
     summary: ClassVar[str] = "UNet++ with any encoder of segmentation-models-pytorch"
     paper: ClassVar[str] = "https://arxiv.org/abs/1807.10165"
     tasks: ClassVar[tuple[Task, ...]] = ("semantic", "binary", "interactive")
-    inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
     Options: ClassVar[type[VictimOptions]] = UNetPlusPlusOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+    custom_imports: ClassVar[tuple[str, ...]] = ("victims.unetplusplus_model",)
 
     @classmethod
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
         """The profile's preset with `given` on top. Another encoder than the preset's keeps its own shape."""
-        preset = dict(PRESETS[profile])
-        if given.get("encoder", preset.get("encoder", CPU_ENCODER)) != preset.get("encoder", CPU_ENCODER):
-            preset["encoder_arguments"] = {}
-        return cls.Options(**{**preset, **given})
+        encoder = PRESETS[profile].get("encoder", CPU_ENCODER)
+        own_shape = {} if given.get("encoder", encoder) == encoder else {"encoder_arguments": {}}
+        return super().resolve_options(profile, own_shape | given)
 
-    def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
-        """See `Victim.recipe`.
+    @property
+    def divisor(self) -> int:
+        """The stride of the coarsest features."""
+        assert isinstance(self.options, UNetPlusPlusOptions)
+        return 2**self.options.encoder_depth
+
+    def model(self, data: DataInfo, task: Task, init: Init) -> dict[str, Any]:
+        """See `SemanticVictim.model`.
 
         Raises:
-            SpecError: Unknown task or init, or ImageNet weights for an encoder of another shape.
+            SpecError: ImageNet weights for an encoder of another shape.
         """
-        semantic.check(type(self), task, init)
         options = self.options
         assert isinstance(options, UNetPlusPlusOptions)
         if init == "imagenet" and options.encoder_arguments:
@@ -112,27 +116,14 @@ class UNetPlusPlus(Victim):
                 "victim 'unetplusplus': no ImageNet weights exist for an encoder whose shape was changed by "
                 "encoder_arguments: add the option encoder=resnet18"
             )
-        divisor = 2**options.encoder_depth
-        iterations = semantic.training_length(options, data)
-        return TrainingRecipe(
-            model={
-                "type": "UNetPlusPlusSegmentor",
-                "encoder": options.encoder,
-                "encoder_depth": options.encoder_depth,
-                "encoder_arguments": dict(options.encoder_arguments),
-                "decoder_channels": options.decoder_channels,
-                "num_classes": semantic.class_count(data, task),
-                "dice_weight": options.dice_weight,
-                "pretrained": init == "imagenet",
-                "data_preprocessor": semantic.data_preprocessor(divisor),
-            },
-            scope="mmseg",
-            train_pipeline=semantic.train_pipeline(options, data, divisor),
-            test_pipeline=semantic.test_pipeline(options),
-            optim_wrapper=semantic.optim_wrapper(options),
-            param_scheduler=semantic.param_scheduler(options, iterations),
-            iterations=iterations,
-            batch_size=options.batch_size,
-            task=task,
-            custom_imports=("victims.unetplusplus_model",),
-        )
+        return {
+            "type": "UNetPlusPlusSegmentor",
+            "encoder": options.encoder,
+            "encoder_depth": options.encoder_depth,
+            "encoder_arguments": dict(options.encoder_arguments),
+            "decoder_channels": options.decoder_channels,
+            "num_classes": semantic.class_count(data, task),
+            "dice_weight": options.dice_weight,
+            "pretrained": init == "imagenet",
+            "data_preprocessor": semantic.data_preprocessor(self.divisor),
+        }

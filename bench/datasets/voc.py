@@ -63,9 +63,7 @@ class VOC2012(FolderDataset):
     """
 
     name = "voc"
-    summary = (
-        "Pascal VOC 2012 layout, 21 classes; semantic and binary, instance where SegmentationObject is complete"
-    )
+    summary = "Pascal VOC 2012 layout, 21 classes; semantic and binary, instance where SegmentationObject is complete"
     Options = VOCOptions
     options: VOCOptions
     tasks = frozenset({"semantic", "instance", "binary"})

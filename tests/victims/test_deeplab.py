@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,12 @@ from torchvision.models import resnet18
 from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.errors import EnvironmentFault, SpecError
-from bench.metrics.base import for_task
 from bench.metrics.prediction import SemanticPrediction
 from bench.training.inference import predict
 from bench.training.model import build_initialised_model
 from bench.training.trainer import train
 from bench.victim import DataInfo
-from victims.deeplab import PRESETS, DeepLabV3, DeepLabV3Options
+from victims.deeplab import DeepLabV3
 
 SIZES = ((64, 64), (37, 52), (64, 41), (33, 33))
 SLIDING = {
@@ -42,18 +39,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def test_importing_it_imports_no_torch() -> None:
-    check = "import sys, victims.deeplab; sys.exit(bool({'torch', 'mmengine', 'mmseg'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2]).returncode == 0
-
-
-@pytest.mark.parametrize("options", [{}, SLIDING], ids=["plain", "sliding"])
 @pytest.mark.parametrize("task", DeepLabV3.tasks)
-def test_it_trains_and_predicts_at_the_original_size(
-    tmp_path: Path, task: str, options: dict[str, Any]
-) -> None:
+def test_predictions_of_a_sliding_window_have_the_original_size(tmp_path: Path, task: str) -> None:
     dataset = MemoryShapes(train=6, val=4, sizes=SIZES)
-    recipe = recipe_of(DeepLabV3, dataset, task, iterations=3, batch_size=2, **options)
+    recipe = recipe_of(DeepLabV3, dataset, task, iterations=3, batch_size=2, **SLIDING)
     result = train(recipe, dataset, Identity(), tmp_path, seed=0, device="cpu")
     predictions = dict(predict(recipe, result.weights, dataset, "val", device="cpu"))
     assert tuple(predictions) == dataset.ids("val")
@@ -64,32 +53,8 @@ def test_it_trains_and_predicts_at_the_original_size(
         assert prediction.labels.max() < (6 if task == "semantic" else 2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["semantic", "binary"])
-def test_it_learns_eight_images_by_heart(tmp_path: Path, task: Any) -> None:
-    dataset = MemoryShapes(train=8)
-    recipe = recipe_of(
-        DeepLabV3, dataset, task, "cpu", iterations=300, batch_size=4, shift=0, symmetries="horizontal"
-    )
-    weights = train(recipe, dataset, Identity(), tmp_path, seed=0, device="cpu").weights
-    metric = for_task(task, dataset.classes, dataset.categories)
-    for name, prediction in predict(recipe, weights, dataset, "train", device="cpu"):
-        metric.update(name, prediction, dataset.annotation("train", name))
-    scores = metric.compute()
-    # Logits of stride 4 cannot follow the outlines: true labels averaged over 4x4 cells score 0.90 themselves.
-    assert scores.values[scores.primary] > 0.65, scores.values
-
-
 def data() -> DataInfo:
     return DataInfo(tuple("abcdef"), (), image_size=50, train_images=80)
-
-
-def test_every_profile_has_a_recipe_and_options_override_it() -> None:
-    for profile in PRESETS:
-        options = DeepLabV3.resolve_options(profile, {"batch_size": 3})
-        assert DeepLabV3Options(**options.model_dump(mode="json")) == options
-        recipe = DeepLabV3(options).recipe(data(), "semantic", "scratch", profile)
-        assert recipe.batch_size == 3 and recipe.model["decode_head"]["num_classes"] == 6
 
 
 def test_the_paper_profile_is_the_published_schedule() -> None:

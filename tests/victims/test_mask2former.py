@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -96,13 +93,6 @@ def parameters(task: str, things: int, stuff: int, backbone: str) -> int:
     victim = Mask2Former(Mask2Former.resolve_options("paper", {"backbone": backbone}))
     model = build_model(victim.recipe(data, task, "imagenet", "paper"), "cpu")
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_importing_the_victim_imports_no_torch():
-    code = (
-        "import sys, victims.mask2former; sys.exit(bool({'torch', 'mmengine', 'mmdet'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("profile", ["ci", "cpu"])
