@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib import import_module
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import registry
 from bench.testing import check_defense
-
-GROUP = "bench.defenses"
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "gaussian": [{"kernel_size": 3, "sigma": 0.5}, {"kernel_size": 21, "sigma": 4.0}],
@@ -22,18 +16,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Options to check beside the defaults."""
 
 
-def registered() -> dict[str, str]:
-    """`module:class` by name, from the installed package or else from pyproject.toml."""
-    found = {point.name: point.value for point in entry_points(group=GROUP)}
-    return found or tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][GROUP]
-
-
-def load(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(import_module(module), attribute)
-
-
-DEFENSES = {name: load(target) for name, target in registered().items()}
+DEFENSES = {listing.name: registry.load("defense", listing.name) for listing in registry.listings("defense")}
 
 
 @pytest.mark.parametrize("name", sorted(DEFENSES))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import registry
 from bench.datasets.shapes.dataset import Shapes
 from bench.protector import FitContext
 from bench.testing import check_protector
-
-GROUP = "bench.protectors"
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "random": [
@@ -29,18 +24,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Options to check beside the defaults."""
 
 
-def registered() -> dict[str, str]:
-    """`module:class` by name, from the installed package or else from pyproject.toml."""
-    found = {point.name: point.value for point in entry_points(group=GROUP)}
-    return found or tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][GROUP]
-
-
-def load(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(import_module(module), attribute)
-
-
-PROTECTORS = {name: load(target) for name, target in registered().items()}
+PROTECTORS = {
+    listing.name: registry.load("protector", listing.name) for listing in registry.listings("protector")
+}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, plugin in PROTECTORS.items() if not plugin.learns))
