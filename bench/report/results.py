@@ -34,6 +34,8 @@ class Row:
         role: `clean`, `control` or `protector`.
         score: Primary score on clean validation images, with its interval.
         drop: Score minus the clean twin's, paired by seed and image; None for the clean row and without twins.
+        beyond: Score minus that of new random noise for every image with the same budget, paired likewise:
+            what the method adds to its budget. None for the clean row, that control itself and without it.
         own_train: Mean score on the victim's own (protected) training images.
         psnr: Mean PSNR in dB of the protected files; None where nothing changed.
         ssim: Mean SSIM.
@@ -48,6 +50,7 @@ class Row:
     role: str
     score: Estimate
     drop: Estimate | None
+    beyond: Estimate | None
     own_train: float | None
     psnr: float | None
     ssim: float | None
@@ -94,10 +97,42 @@ def columns(store: Store, records: Iterable[Record]) -> list[Column]:
         cell = record["cell"]
         shared = {k: cell[k] for k in ("dataset", "victim", "defense", "profile", "codec")}
         groups.setdefault(canonical(shared), []).append(record)
-    return [_column(store, group) for group in groups.values()]
+    names = _labels(record["cell"]["protector"] for group in groups.values() for record in group)
+    return [_column(store, group, names) for group in groups.values()]
 
 
-def _column(store: Store, records: list[Record]) -> Column:
+def _labels(protectors: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """A row's name for each protector; those of one name get the options in which they differ."""
+    alike: dict[str, dict[str, dict[str, Any]]] = {}
+    for spec in protectors:
+        alike.setdefault(describe_protector(ProtectorSpec(**spec)), {})[canonical(spec)] = spec
+    names = {}
+    for name, specs in alike.items():
+        flat = {key: _flat(spec) for key, spec in specs.items()}
+        fields = sorted({field for values in flat.values() for field in values})
+        # An option that an older version did not have tells nothing apart.
+        differing = [f for f in fields if len({canonical(v[f]) for v in flat.values() if f in v}) > 1]
+        for key, values in flat.items():
+            details = ", ".join(
+                f"{f.rpartition('.')[2]} {_short(values[f])}" for f in differing if f in values
+            )
+            names[key] = f"{name} ({details})" if details else name
+    return names
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}").items()}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_short, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _column(store: Store, records: list[Record], names: dict[str, str]) -> Column:
     by_protector: dict[str, list[Record]] = {}
     for record in records:
         by_protector.setdefault(canonical(record["cell"]["protector"]), []).append(record)
@@ -115,21 +150,35 @@ def _column(store: Store, records: list[Record]) -> Column:
         codec=cell["codec"],
         metric=finished[0]["scores"]["primary"] if finished else metric_type(cell["victim"]["task"]).primary,
         gate=judge(clean),
-        rows=tuple(_row(store, group, clean) for group in ordered),
+        rows=tuple(_row(store, group, clean, _control(group[0], ordered), names) for group in ordered),
     )
 
 
-def _row(store: Store, records: list[Record], clean: list[Record]) -> Row:
+def _control(record: Record, groups: list[list[Record]]) -> list[Record]:
+    """The finished records of random noise with the budget of `record`; none for clean and for itself."""
+    spec = record["cell"]["protector"]
+    for group in groups:
+        other = group[0]["cell"]["protector"]
+        independent = other["name"] in CONTROLS and not other["options"].get("tile")
+        if independent and other["budget"] == spec["budget"] and other != spec and spec["name"] != "none":
+            return [r for r in group if r["status"] == "done"]
+    return []
+
+
+def _row(
+    store: Store, records: list[Record], clean: list[Record], control: list[Record], names: dict[str, str]
+) -> Row:
     records = sorted(records, key=lambda r: r["cell"]["seed"])
     done = [r for r in records if r["status"] == "done"]
     role = _role(records[0])
     protections = [r["protection"] for r in done]
     costs = [[c for c in r["cost"].values()] for r in done]
     return Row(
-        label=describe_protector(ProtectorSpec(**records[0]["cell"]["protector"])),
+        label=names[canonical(records[0]["cell"]["protector"])],
         role=role,
         score=_estimate(store, done),
         drop=_difference(store, done, clean) if role != "clean" else None,
+        beyond=_difference(store, done, control),
         own_train=_mean(r["scores"]["own_train"][r["scores"]["primary"]] for r in done),
         psnr=_mean(p["psnr"] for p in protections),
         ssim=_mean(p["ssim"] for p in protections),

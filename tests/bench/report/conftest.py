@@ -48,11 +48,12 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
         **changes: Any,
     ) -> dict[str, Any]:
         budget = {"kind": changes.pop("budget", "mask"), "epsilon": 8, "epsilon_background": 2}
+        options = changes.pop("options", {})
         cell = validated(
             Cell,
             {
                 "dataset": {"name": "shapes", "options": {"image_size": 64}},
-                "protector": {"name": protector, "budget": budget},
+                "protector": {"name": protector, "budget": budget, "options": options},
                 "victim": {"name": changes.pop("victim", "unetplusplus"), "task": "semantic"},
                 "defense": {"name": defense},
                 "profile": profile,
@@ -61,6 +62,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
             "test",
         )
         key = f"{protector}-{budget['kind']}-{seed}-{defense}-{cell.victim.name}-{profile}"
+        key += "".join(f"-{name}-{value}" for name, value in options.items())
         planned = PlannedCell(cell, protector, {"protect": f"data-{protector}", "evaluate": key})
         if status != "done":
             return _write(store, {**_head(planned, status), "reason": "it broke"})

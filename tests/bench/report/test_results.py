@@ -54,6 +54,38 @@ def test_a_seed_without_clean_twin_is_no_part_of_the_drop(store: Store, add_reco
     assert row.drop.value == pytest.approx(one - clean.score.value)
 
 
+def test_what_a_method_adds_is_counted_from_random_noise_of_its_own_budget(
+    store: Store, add_record: Add
+) -> None:
+    add_record(0.9)
+    uniform = add_record(0.8, "random", budget="uniform")["scores"]["val"]["mIoU"]
+    mask = add_record(0.6, "random")["scores"]["val"]["mIoU"]
+    tile = add_record(0.4, "random", options={"tile": 4})["scores"]["val"]["mIoU"]
+    unseg = add_record(0.3, "unseg")["scores"]["val"]["mIoU"]
+    lsp = add_record(0.5, "lsp", budget="uniform")["scores"]["val"]["mIoU"]
+    (column,) = columns(store, read_records(store))
+    beyond = {row.label: row.beyond.value if row.beyond else None for row in column.rows}
+    assert beyond == {
+        "clean": None,
+        "random 8/255 uniform": None,
+        "random 8/255 mask, 2/255 outside": None,
+        "random 8/255 mask, 2/255 outside, one 4x4 tile": pytest.approx(tile - mask),
+        "lsp 8/255 uniform": pytest.approx(lsp - uniform),
+        "unseg 8/255 mask, 2/255 outside": pytest.approx(unseg - mask),
+    }
+
+
+def test_rows_of_one_protector_are_told_apart_by_their_options(store: Store, add_record: Add) -> None:
+    add_record(0.9)
+    add_record(0.5, "unseg", options={"phases": 24, "generator": {"depth": 2}, "batch_size": 8})
+    add_record(0.5, "unseg", options={"phases": 12, "generator": {"depth": 3}, "batch_size": 8})
+    (column,) = columns(store, read_records(store))
+    assert sorted(row.label for row in column.rows[1:]) == [
+        "unseg 8/255 mask, 2/255 outside (depth 2, phases 24)",
+        "unseg 8/255 mask, 2/255 outside (depth 3, phases 12)",
+    ]
+
+
 def test_columns_do_not_mix_profiles_defenses_or_victims(store: Store, add_record: Add) -> None:
     add_record(0.9)
     add_record(0.9, profile="gpu")
@@ -125,7 +157,7 @@ def test_latex_escapes(store: Store, add_record: Add) -> None:
     text = to_latex(detail_table(columns(store, read_records(store))[0]))
     assert r"third\_party" in text
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert {line.count("&") for line in body} == {9}
+    assert {line.count("&") for line in body} == {10}
 
 
 def test_tables_are_a_pure_function_of_records(store: Store, add_record: Add) -> None:
