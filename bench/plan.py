@@ -13,6 +13,7 @@ from bench.budget import Budget
 from bench.datasets.base import Dataset, Task
 from bench.errors import SpecError
 from bench.keys import key_of
+from bench.profiles import Profile
 from bench.protector import Protector
 from bench.spec import (
     Cell,
@@ -109,12 +110,35 @@ def make_plan(matrix: Matrix, store: Store) -> Plan:
     return _Planner(matrix, store).plan()
 
 
+def make_fit_plan(
+    spec: ProtectorSpec, dataset: DatasetSpec, profile: Profile, seed: int, store: Store
+) -> Plan:
+    """Plans what trains a protector, and nothing after it: the `fit` stage that a run would have.
+
+    Args:
+        spec: The protector.
+        dataset: What it is to protect later. Without `spec.fit_on` the scenes that it is trained on are drawn
+            as those of `dataset` are.
+        profile: Size of the experiment.
+        seed: Seed of the training.
+        store: Where stages lie.
+
+    Raises:
+        SpecError: The protector learns nothing.
+        BenchError: As for `make_plan`.
+    """
+    # No cell is planned, so this matrix needs no victims.
+    matrix = Matrix.model_construct(dataset=dataset, protectors=(spec,), seeds=(seed,), profile=profile)
+    return _Planner(matrix, store).fit_plan()
+
+
 class _Planner:
     def __init__(self, matrix: Matrix, store: Store) -> None:
         self.matrix = matrix
         self.store = store
         self.stages: dict[tuple[str, str], Stage] = {}
         self.sources: dict[str, _Source] = {}
+        self.victims: dict[str, tuple[Any, Any]] = {}
 
     def plan(self) -> Plan:
         source = self._source(self.matrix.dataset)
@@ -127,6 +151,16 @@ class _Planner:
                     for protector in rows:
                         cells.append(self._cell(source, protector, victim, defense, seed))
         return Plan(self.matrix, tuple(_unique(cells)), tuple(self.stages.values()))
+
+    def fit_plan(self) -> Plan:
+        for spec in self.matrix.protectors:
+            protector = registry.load("protector", spec.name)
+            if not protector.learns:
+                raise SpecError(f"protector {spec.name!r} learns nothing: there is nothing to fit")
+            resolved = self._resolved(spec)
+            for seed in self.matrix.seeds:
+                self._fit_stage(resolved, protector, seed)
+        return Plan(self.matrix, (), tuple(self.stages.values()))
 
     def _options(self, plugin: Any, kind: str, given: dict[str, Any]) -> Any:
         """A plugin's options, completed by profile; a mistake becomes one line."""
@@ -157,7 +191,10 @@ class _Planner:
             opening = {"name": spec.name, "options": given, "stage": ["data", stage.key]}
             return _Source(stage.key, opening, adapter(Path(), options), stage)
         if spec.root is None:
-            raise SpecError(f"dataset {spec.name!r} is not generated: say where it lies with --data-root DIR")
+            raise SpecError(
+                f"dataset {spec.name!r} is not generated: say where it lies with --data-root DIR, or with "
+                f"--fit-on {spec.name}=DIR where a protector learns from it"
+            )
         root = spec.root.expanduser().absolute()
         dataset = adapter(root, options)
         dataset.check()
@@ -204,9 +241,10 @@ class _Planner:
         protector: type[Protector] = registry.load("protector", spec.name)
         options = self._options(protector, "protector", spec.options)
         fit_on = spec.fit_on
-        if fit_on and not protector.learns:
+        trains = protector(options).trains
+        if fit_on and not trains:
             raise SpecError(f"protector {spec.name!r} learns nothing: it takes no --fit-on")
-        if protector.learns and not fit_on:
+        if trains and not fit_on:
             fit_on = (self._default_fit_data(),)
         budget = spec.budget
         if spec.name == "none":
@@ -238,6 +276,14 @@ class _Planner:
         )
         return [self._resolved(ProtectorSpec(name="random", options=options, budget=b)) for b in budgets]
 
+    def _victim(self, spec: VictimSpec) -> tuple[Any, Any]:
+        """The victim's class and its options. Config files are read once a plan: reading executes them."""
+        remembered = spec.model_dump_json()
+        if remembered not in self.victims:
+            victim, given = registry.resolve("victim", spec.name)
+            self.victims[remembered] = victim, self._options(victim, "victim", {**given, **spec.options})
+        return self.victims[remembered]
+
     # ---- cells -----------------------------------------------------------------------------------
 
     def _cell(
@@ -250,26 +296,33 @@ class _Planner:
     ) -> PlannedCell:
         matrix = self.matrix
         protector: type[Protector] = registry.load("protector", protector_spec.name)
-        victim = registry.load("victim", victim_spec.name)
+        victim, victim_options = self._victim(victim_spec)
         defense = registry.load("defense", defense_spec.name)
-        task = choose_task(victim, victim_spec, source.dataset)
+        trained = victim(victim_options)
+        task = choose_task(trained, victim_spec, source.dataset)
         if victim_spec.init not in victim.inits:
             raise SpecError(
                 f"victim {victim_spec.name!r} has no init {victim_spec.init!r}: "
                 f"there is {', '.join(victim.inits)}"
             )
-        victim_options = self._options(victim, "victim", victim_spec.options)
+        trained.check(victim_spec.init)
         defense_options = self._options(defense, "defense", defense_spec.options)
         cell = Cell(
             dataset=matrix.dataset.model_copy(update={"options": source.opening["options"], "root": None}),
             protector=protector_spec,
             victim=victim_spec.model_copy(
-                update={"task": task, "options": victim_options.model_dump(mode="json")}
+                update={
+                    # A config file is called by its name in tables, wherever it lies.
+                    "name": victim_spec.name.rpartition("/")[2].removesuffix(".py"),
+                    "task": task,
+                    "options": victim_options.model_dump(mode="json"),
+                }
             ),
             defense=defense_spec.model_copy(update={"options": defense_options.model_dump(mode="json")}),
             profile=matrix.profile,
             codec=matrix.codec,
             seed=seed,
+            curve=matrix.curve,
         )
         stages: dict[str, str] = {}
         fit = self._fit_stage(cell.protector, protector, seed)
@@ -287,10 +340,13 @@ class _Planner:
             {
                 "stage": "train",
                 "protect": protect.key,
-                "victim": {"version": victim.version, **identity_of(cell.victim)},
+                # A config file's own name is for people: what identifies it is its content.
+                "victim": {"version": victim.version, **identity_of(cell.victim), "name": victim.name},
                 "defense": {"version": defense.version, **identity_of(cell.defense)},
                 "profile": cell.profile,
                 "seed": seed,
+                # Left out where it is 0: a training without a curve keeps the key that it always had.
+                **({"curve": cell.curve} if cell.curve else {}),
             },
             inputs={"protect": protect.key},
             datasets={"train": reads["train"]},
@@ -309,6 +365,7 @@ class _Planner:
     def _fit_stage(self, spec: ProtectorSpec, protector: type[Protector], seed: int) -> Stage | None:
         if not protector.learns:
             return None
+        trains = protector(protector.Options(**spec.options)).trains
         sources = [self._source(d) for d in spec.fit_on]
         return self._stage(
             "fit",
@@ -318,7 +375,7 @@ class _Planner:
                 "version": protector.version,
                 "options": spec.options,
                 "data": [s.key for s in sources],
-                "seed": seed,
+                "seed": seed if trains else None,
             },
             inputs={f"data{i}": s.stage.key for i, s in enumerate(sources) if s.stage},
             datasets={f"fit{i}": s.opening for i, s in enumerate(sources)},
@@ -368,10 +425,13 @@ def choose_task(victim: Any, spec: VictimSpec, dataset: Dataset) -> Task:
     Raises:
         SpecError: They share none, or not the one asked for.
     """
-    shared = [task for task in victim.tasks if task in dataset.tasks]
+    if not victim.tasks and spec.task is None:
+        raise SpecError(f"victim {spec.name!r} does not say what it predicts: give --task")
+    known = victim.tasks or (spec.task,)
+    shared = [task for task in known if task in dataset.tasks]
     if not shared:
         raise SpecError(
-            f"victim {spec.name!r} ({', '.join(victim.tasks)}) and dataset {dataset.name!r} "
+            f"victim {spec.name!r} ({', '.join(known)}) and dataset {dataset.name!r} "
             f"({', '.join(sorted(dataset.tasks))}) share no task"
         )
     if spec.task is None:

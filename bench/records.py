@@ -20,6 +20,9 @@ from bench.store import Store
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 TABLES = ("per_image.parquet", "per_class.parquet")
+CURVE = "curve.json"
+"""Of a training: its loss; of an evaluation: its score, both over the iterations."""
+LOSS_CURVE = "loss_curve.json"
 
 
 def write_done(store: Store, cell: PlannedCell) -> dict[str, Any]:
@@ -40,12 +43,14 @@ def write_done(store: Store, cell: PlannedCell) -> dict[str, Any]:
         target.mkdir(parents=True, exist_ok=True)
         for name in TABLES:
             shutil.copyfile(source / name, target / name)
+        shutil.copyfile(store.stage_folder("train", cell.stages["train"]) / CURVE, target / LOSS_CURVE)
     record = {
         **_head(cell, "done"),
         "scores": evaluated["summary"],
+        "curve": json.loads((source / CURVE).read_text(encoding="utf-8")),
         "protection": infos["protect"]["summary"],
         "training": infos["train"]["summary"],
-        "files": {name: _sha256(target / name) for name in TABLES},
+        "files": {name: _sha256(target / name) for name in (*TABLES, LOSS_CURVE)},
         "cost": {kind: info["cost"] for kind, info in infos.items()},
         "device": infos["train"]["device"],
         "threads": infos["train"]["threads"],

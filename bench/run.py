@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bench import registry
 from bench.errors import DiskFull, Interrupted
 from bench.executor import Executor, Failure
 from bench.plan import Plan, PlannedCell, Stage, make_plan
@@ -16,6 +18,8 @@ from bench.spec import Execution, Matrix
 from bench.store import Store
 
 MINIMUM_FREE_BYTES = 256 * 2**20
+FETCH_INTERVAL = 10.0
+"""Seconds between two lines about a download."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def run_matrix(
     reused = sum(store.is_done(s.kind, s.key) for s in plan.stages)
     with make_progress(len(plan.stages)) as progress:
         progress.skip(reused)
+        prepare_fits(plan, store, progress)
         executor = Executor(plan, store, execution, progress)
         book = _Book(plan, store, executor, on_record, progress)
         try:
@@ -69,6 +74,25 @@ def run_matrix(
             book.close("interrupted" if isinstance(stop, Interrupted) else f"failed: {stop.kind}", str(stop))
             raise
     return RunResult(plan, [book.records[c.key] for c in plan.cells], reused)
+
+
+def prepare_fits(plan: Plan, store: Store, progress: Progress) -> None:
+    """Lets the protectors that are to be fitted fetch what they need, before anything is computed.
+
+    Raises:
+        EnvironmentFault: Something cannot be fetched; the message says how to get it.
+    """
+    said = [float("-inf")]
+
+    def report(done: int, total: int, note: str) -> None:
+        if time.monotonic() - said[0] >= FETCH_INTERVAL:
+            said[0] = time.monotonic()
+            progress.message(f"{note}: {done >> 20} of {total >> 20} MiB")
+
+    for stage in plan.stages:
+        if stage.kind == "fit" and not store.is_done(stage.kind, stage.key):
+            plugin = registry.load("protector", stage.identity["protector"])
+            plugin(plugin.Options(**stage.identity["options"])).prepare(report)
 
 
 class _Book:

@@ -75,7 +75,8 @@ class VictimSpec(Spec):
     """A victim.
 
     Attributes:
-        name: Registered name.
+        name: Registered name; or a config file of mmseg or mmdet, by its path or by the name under which they
+            ship it. Config files are executed.
         task: None takes the first task that the victim and the dataset share.
         init: Starting weights.
         options: Options of the victim; what is left open is filled in by profile.
@@ -110,6 +111,8 @@ class Cell(Spec):
         profile: Size of the experiment.
         codec: How protected images are stored; `jpeg95` exists for parity with the official code.
         seed: Seed of everything random in the cell.
+        curve: How many times, evenly spread over its training, the victim is scored, the end included; 0: at
+            the end only.
     """
 
     dataset: DatasetSpec = identity()
@@ -119,6 +122,7 @@ class Cell(Spec):
     profile: Profile = identity()
     codec: Codec = identity("png")
     seed: int = identity(0, ge=0)
+    curve: int = identity(0, ge=0, le=1000)
 
 
 class Matrix(Spec):
@@ -134,6 +138,7 @@ class Matrix(Spec):
         profile: Size of the experiment; None takes `gpu` with CUDA and `cpu` without.
         codec: How protected images are stored.
         controls: Whether to add the clean control and the two random controls of each protector.
+        curve: Points of the score's curve over each training; 0 draws none.
     """
 
     name: str = runtime("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")
@@ -145,6 +150,7 @@ class Matrix(Spec):
     profile: Profile = identity(default_factory=default_profile)
     codec: Codec = identity("png")
     controls: bool = identity(True)
+    curve: int = identity(0, ge=0, le=1000)
 
     @field_validator("protectors", "victims", "defenses", mode="before")
     @classmethod
@@ -166,6 +172,8 @@ class Execution(Spec):
         jobs: Worker processes at a time; 0 chooses: one per GPU, or as many as two cores apart on a CPU.
         threads: CPU threads of one worker; 0 shares the cores between the jobs.
         loader_workers: Data loading processes of one training.
+        fit_processes: Processes, each on a GPU of its own with CUDA, that share the fit of a protector that
+            can be shared. Its result is that of one process up to rounding.
     """
 
     store: Path = runtime(Path("results"))
@@ -173,6 +181,7 @@ class Execution(Spec):
     jobs: int = runtime(0, ge=0, le=64)
     threads: int = runtime(0, ge=0, le=256)
     loader_workers: int = runtime(0, ge=0, le=64)
+    fit_processes: int = runtime(1, ge=1, le=64)
 
 
 def identity_of(spec: BaseModel) -> dict[str, Any]:
@@ -229,7 +238,7 @@ def spec_error(error: ValidationError, model: type[BaseModel], where: str) -> Sp
 
 
 def read_matrix(path: Path) -> Matrix:
-    """Reads a matrix from a TOML file. Relative dataset roots are relative to the file.
+    """Reads a matrix from a TOML file. Relative paths of datasets and config files are relative to the file.
 
     Raises:
         SpecError: No such file, no TOML, or a mistake in it, with its place.
@@ -251,7 +260,15 @@ def read_matrix(path: Path) -> Matrix:
     protectors = tuple(
         p.model_copy(update={"fit_on": tuple(anchored(d) for d in p.fit_on)}) for p in matrix.protectors
     )
-    return matrix.model_copy(update={"dataset": anchored(matrix.dataset), "protectors": protectors})
+    victims = tuple(
+        v.model_copy(update={"name": str(path.parent / v.name)})
+        if v.name.endswith(".py") and (path.parent / v.name).is_file()
+        else v
+        for v in matrix.victims
+    )
+    return matrix.model_copy(
+        update={"dataset": anchored(matrix.dataset), "protectors": protectors, "victims": victims}
+    )
 
 
 def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:

@@ -118,3 +118,22 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path, numbe
     assert _weights(cut) == _weights(whole)
     (record,) = (json.loads(p.read_text()) for p in cut.glob("records/*/record.json"))
     assert record["status"] == "done"
+
+
+def test_curves_are_recorded_and_drawn_without_changing_the_result(tmp_path: Path) -> None:
+    request = ["run", "--profile", "ci", "--protector", "none", "--victim", "unetplusplus", "--no-controls"]
+    for extra in ([], ["--curve", 4]):
+        done = bench(*request, *extra, "--store", tmp_path, "--threads", 1)
+        assert done.returncode == 0, done.stderr[-3000:]
+    plain, curved = sorted(
+        (json.loads(p.read_text()) for p in tmp_path.glob("records/*/record.json")),
+        key=lambda record: record["cell"]["curve"],
+    )
+    assert [point["iteration"] for point in curved["curve"]] == [3, 6, 9, 12]
+    assert [point["iteration"] for point in plain["curve"]] == [12]
+    assert curved["scores"] == plain["scores"]
+    assert curved["curve"][-1]["mIoU"] == curved["scores"]["val"]["mIoU"]
+    losses = json.loads((tmp_path / "records" / curved["key"] / "loss_curve.json").read_text())
+    assert losses[-1]["iteration"] == 12 and losses[0]["loss"] > 0
+    drawn = bench("curves", "--store", tmp_path)
+    assert drawn.returncode == 0 and len(drawn.stdout.split()) == 3, drawn.stderr

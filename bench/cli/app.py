@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import bench
-from bench.cli import inspect, run
+from bench.cli import fit, inspect, run
 from bench.errors import EXIT_CELL_FAILED, EXIT_INTERRUPTED, BenchError
 
 
@@ -39,7 +39,16 @@ def cli(debug: bool) -> None:
     """Benchmark unlearnable examples against image segmentation."""
 
 
-for _command in (run.run, run.matrix, run.tables, inspect.list_plugins, inspect.status, inspect.doctor):
+for _command in (
+    run.run,
+    run.matrix,
+    run.tables,
+    run.curves,
+    fit.fit,
+    inspect.list_plugins,
+    inspect.status,
+    inspect.doctor,
+):
     cli.add_command(_command)
 
 

@@ -85,3 +85,11 @@ def parse_seeds(text: str) -> list[int]:
 def drop_none(values: dict[str, Any]) -> dict[str, Any]:
     """Leaves out what was not given, so that the spec's own defaults apply."""
     return {key: value for key, value in values.items() if value is not None}
+
+
+def fit_dataset(text: str, image_size: int | None) -> dict[str, Any]:
+    """`NAME` or `NAME=DIR` as the fields of a `DatasetSpec`; generated datasets have no image size to set."""
+    name, _, root = text.partition("=")
+    if not root:
+        return {"name": name}
+    return drop_none({"name": name, "root": root, "image_size": image_size})

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from bench.cli.options import drop_none, execution_options, pairs, parse_epsilon, parse_seeds, store_option
+from bench.cli.options import (
+    drop_none,
+    execution_options,
+    fit_dataset,
+    pairs,
+    parse_epsilon,
+    parse_seeds,
+    store_option,
+)
 from bench.errors import EXIT_CELL_FAILED
 
 EPILOG_RUN = """
@@ -47,6 +55,7 @@ Examples:
 @click.option("--victim-option", multiple=True, metavar="KEY=VALUE", help="Option of the victims.")
 @click.option("--defense-option", multiple=True, metavar="KEY=VALUE", help="Option of the defenses.")
 @click.option("--dataset-option", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
+@click.option("--curve", type=int, default=0, help="Score each victim this often during its training.")
 @click.option("--no-controls", is_flag=True, help="Leave the clean and random controls out.")
 @execution_options
 def run(**flags: Any) -> None:
@@ -86,6 +95,7 @@ def run(**flags: Any) -> None:
         "profile": flags["profile"],
         "codec": flags["codec"],
         "controls": not flags["no_controls"],
+        "curve": flags["curve"],
     }
     _execute(validated(Matrix, drop_none(values), "bench run"), flags)
 
@@ -110,6 +120,19 @@ def tables(store: Path, output: Path | None) -> None:
     from bench.report.write import write_all_tables
 
     for path in write_all_tables(store, output or store / "tables"):
+        click.echo(path)
+
+
+@click.command()
+@store_option
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder of the figures; STORE/curves if left out."
+)
+def curves(store: Path, output: Path | None) -> None:
+    """Draw the scores over the trainings (PNG, PDF, CSV) from the records of runs with --curve."""
+    from bench.report.curves import write_all_curves
+
+    for path in write_all_curves(store, output or store / "curves"):
         click.echo(path)
 
 
@@ -153,12 +176,5 @@ def _protector_values(name: str, flags: dict[str, Any]) -> dict[str, Any]:
         "options": pairs(flags["protector_option"], "--protector-option") if name != "none" else {},
     }
     if flags["fit_on"] and name != "none":
-        values["fit_on"] = [_fit_dataset(text, flags["fit_image_size"]) for text in flags["fit_on"]]
+        values["fit_on"] = [fit_dataset(text, flags["fit_image_size"]) for text in flags["fit_on"]]
     return values
-
-
-def _fit_dataset(text: str, image_size: int | None) -> dict[str, Any]:
-    name, _, root = text.partition("=")
-    if not root:
-        return {"name": name}
-    return drop_none({"name": name, "root": root, "image_size": image_size})

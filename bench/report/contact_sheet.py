@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +12,33 @@ TILE = 192
 GAP = 4
 NOISE_RANGE = 8
 """Levels of noise that are drawn as full swing, around middle grey."""
+BAND_ROWS = 256
 
 
-def write_contact_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]], path: Path) -> None:
+def write_contact_sheet(pairs: Iterable[tuple[np.ndarray, np.ndarray]], path: Path) -> None:
     """Draws rows of (clean, protected, noise amplified to the whole range) and saves them as PNG.
 
     Args:
-        pairs: `(H, W, 3)` uint8 clean and protected images, as decoded from disk.
-        path: Where to write.
+        pairs: `(H, W, 3)` uint8 clean and protected images, as decoded from disk. One at a time is held.
+        path: Where to write; nothing is written if there are no pairs.
     """
     rows = []
     for clean, protected in pairs:
-        noise = protected.astype(np.float32) - clean.astype(np.float32)
-        amplified = np.clip(127.5 + noise * (127.5 / NOISE_RANGE), 0, 255).astype(np.uint8)
-        rows.append(np.concatenate([_tile(image) for image in (clean, protected, amplified)], axis=1))
-    Image.fromarray(np.concatenate(rows, axis=0)).save(path, "PNG")
+        tiles = [_tile(image) for image in (clean, protected, amplified_noise(clean, protected))]
+        rows.append(np.concatenate(tiles, axis=1))
+    if rows:
+        Image.fromarray(np.concatenate(rows, axis=0)).save(path, "PNG")
+
+
+def amplified_noise(clean: np.ndarray, protected: np.ndarray) -> np.ndarray:
+    """The difference of two `(H, W, 3)` uint8 images around middle grey, `NOISE_RANGE` levels to full swing."""
+    differences = np.arange(-255, 256, dtype=np.float32)
+    shade = np.clip(127.5 + differences * (127.5 / NOISE_RANGE), 0, 255).astype(np.uint8)
+    result = np.empty_like(clean)
+    for start in range(0, len(clean), BAND_ROWS):
+        rows = slice(start, start + BAND_ROWS)
+        result[rows] = shade[np.subtract(protected[rows], clean[rows], dtype=np.int16) + 255]
+    return result
 
 
 def _tile(image: np.ndarray) -> np.ndarray:

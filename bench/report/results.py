@@ -44,6 +44,7 @@ class Row:
         missing: Why a seed has no result, by seed.
         seconds: Mean wall seconds of fit, protect, train and evaluate.
         gpu_seconds: Mean GPU seconds of the same.
+        curves: For each seed the scores over the training, as the records hold them.
     """
 
     label: str
@@ -59,6 +60,7 @@ class Row:
     missing: dict[int, str]
     seconds: float
     gpu_seconds: float
+    curves: tuple[list[dict[str, Any]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,27 @@ class Column:
 def columns(store: Store, records: Iterable[Record]) -> list[Column]:
     """Groups records to columns. A pure function of the records and the parquet files beside them."""
     groups: dict[str, list[Record]] = {}
-    for record in records:
+    for record in _once(records):
         cell = record["cell"]
         shared = {k: cell[k] for k in ("dataset", "victim", "defense", "profile", "codec")}
         groups.setdefault(canonical(shared), []).append(record)
     names = _labels(record["cell"]["protector"] for group in groups.values() for record in group)
     return [_column(store, group, names) for group in groups.values()]
+
+
+def _once(records: Iterable[Record]) -> list[Record]:
+    """Of records that differ in their curves alone, the finished one with most points."""
+    best: dict[str, Record] = {}
+    for record in records:
+        cell = {name: value for name, value in record["cell"].items() if name != "curve"}
+        key = canonical(cell)
+        if key not in best or _completeness(record) > _completeness(best[key]):
+            best[key] = record
+    return list(best.values())
+
+
+def _completeness(record: Record) -> tuple[bool, int]:
+    return record["status"] == "done", len(record.get("curve", []))
 
 
 def _labels(protectors: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -192,6 +209,7 @@ def _row(
         missing={r["cell"]["seed"]: r.get("reason", r["status"]) for r in records if r["status"] != "done"},
         seconds=_mean(sum(c["seconds"] for c in cost) for cost in costs) or 0.0,
         gpu_seconds=_mean(sum(c["gpu_seconds"] for c in cost) for cost in costs) or 0.0,
+        curves=tuple(r.get("curve", []) for r in done),
     )
 
 

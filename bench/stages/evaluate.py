@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from bench.datasets.base import Dataset, Split
@@ -10,6 +11,7 @@ from bench.files import write_json
 from bench.metrics.base import Scores, for_task
 from bench.stages import StageContext
 from bench.stages.train import WEIGHTS, build_recipe
+from bench.training.trainer import SNAPSHOTS
 from bench.victim import TrainingRecipe
 
 TRAIN_SAMPLE = 200
@@ -17,7 +19,7 @@ TRAIN_SAMPLE = 200
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Scores the victim; writes `scores.json`, `per_image.parquet` and `per_class.parquet`.
+    """Scores the victim; writes `scores.json`, `curve.json`, `per_image.parquet` and `per_class.parquet`.
 
     A victim that does well on its own protected training images and badly on clean ones has learned the
     noise. One that does badly on both has learned nothing, which is no protection but a broken training.
@@ -25,10 +27,19 @@ def run(context: StageContext) -> dict[str, Any]:
     identity = context.store.stage_info("train", context.inputs["train"])["identity"]
     train, val = context.dataset("train"), context.dataset("val")
     recipe = build_recipe(identity, train)
-    own_ids = train.ids("train")[:TRAIN_SAMPLE]
-    total = len(val.ids("val")) + len(own_ids)
-    clean = _score(context, recipe, val, "val", val.ids("val"), 0, total)
-    own = _score(context, recipe, train, "train", own_ids, len(val.ids("val")), total)
+    own_ids, val_ids = train.ids("train")[:TRAIN_SAMPLE], val.ids("val")
+    folder = context.input_folder("train")
+    weights = folder / WEIGHTS
+    snapshots = {int(path.stem): path for path in sorted((folder / SNAPSHOTS).glob("*.safetensors"))}
+    counter = _Counter(context, (1 + len(snapshots)) * len(val_ids) + len(own_ids))
+    clean = _score(context, recipe, weights, val, "val", val_ids, counter)
+    own = _score(context, recipe, weights, train, "train", own_ids, counter)
+    curve = [
+        {"iteration": iteration, **_score(context, recipe, path, val, "val", val_ids, counter).values}
+        for iteration, path in snapshots.items()
+    ]
+    curve.append({"iteration": recipe.iterations, **clean.values})
+    write_json(context.folder / "curve.json", curve)
     _write_parquet(clean, context)
     scores = {
         "primary": clean.primary,
@@ -42,26 +53,35 @@ def run(context: StageContext) -> dict[str, Any]:
     return scores
 
 
+class _Counter:
+    """Images scored so far, for the progress line."""
+
+    def __init__(self, context: StageContext, total: int) -> None:
+        self._context, self._total, self._done = context, total, 0
+
+    def advance(self) -> None:
+        self._done += 1
+        self._context.report(self._done, self._total, "images")
+
+
 def _score(
     context: StageContext,
     recipe: TrainingRecipe,
+    weights: Path,
     dataset: Dataset,
     split: Split,
     ids: tuple[str, ...],
-    done: int,
-    total: int,
+    counter: _Counter,
 ) -> Scores:
     from bench.training.inference import predict
 
     metric = for_task(recipe.task, dataset.classes, dataset.categories)
-    weights = context.input_folder("train") / WEIGHTS
     predictions = predict(
         recipe, weights, dataset, split, device=context.device, ids=ids, workers=context.loader_workers
     )
     for image_id, prediction in predictions:
         metric.update(image_id, prediction, dataset.annotation(split, image_id))
-        done += 1
-        context.report(done, total, "images")
+        counter.advance()
     scores = metric.compute()
     if scores.values.get(scores.primary) is None:
         raise TrainingDiverged(

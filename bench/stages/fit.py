@@ -23,9 +23,10 @@ def run(context: StageContext) -> dict[str, Any]:
         FitContext(
             work_dir=work,
             state_dir=state,
-            seed=derive_seed(context.identity["seed"], "fit", plugin.name),
+            seed=derive_seed(context.identity["seed"] or 0, "fit", plugin.name),
             device=context.device,
             report=context.report,
+            loader_workers=context.loader_workers,
         ),
     )
     return {"datasets": [d.name for d in datasets]}

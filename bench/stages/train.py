@@ -15,8 +15,12 @@ WEIGHTS = "weights.safetensors"
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Trains; writes `weights.safetensors` and `curve.json`. Goes on from the last checkpoint in `work/`."""
-    from bench.training.trainer import train
+    """Trains; goes on from the last checkpoint in `work/`.
+
+    Writes `weights.safetensors`, `curve.json` (loss and learning rate) and, where the cell asks for a curve of
+    the score, `snapshots/`: the weights at evenly spread iterations before the end.
+    """
+    from bench.training.trainer import SNAPSHOTS, train
 
     identity = context.identity
     dataset = context.dataset("train")
@@ -33,8 +37,12 @@ def run(context: StageContext) -> dict[str, Any]:
         device=context.device,
         report=context.report,
         workers=context.loader_workers,
+        snapshots=snapshot_iterations(recipe.iterations, identity.get("curve", 0)),
     )
     result.weights.replace(context.folder / WEIGHTS)
+    for path in result.snapshots.values():
+        (context.folder / SNAPSHOTS).mkdir(exist_ok=True)
+        path.replace(context.folder / SNAPSHOTS / path.name)
     write_json(context.folder / "curve.json", result.curve)
     return {
         "iterations": recipe.iterations,
@@ -42,6 +50,11 @@ def run(context: StageContext) -> dict[str, Any]:
         "images": len(dataset.ids("train")),
         "notes": list(result.notes),
     }
+
+
+def snapshot_iterations(total: int, points: int) -> list[int]:
+    """Where a curve of `points` scores lies in a training of `total` iterations, without its end."""
+    return sorted({round(total * k / points) for k in range(1, points)} - {0, total}) if points else []
 
 
 def build_recipe(identity: dict[str, Any], dataset: Dataset) -> TrainingRecipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 
 from bench.errors import TrainingDiverged
 from bench.seeds import derive_seed
-from bench.training.checkpoint import Progress, save_checkpoint
+from bench.training.checkpoint import Progress, save_checkpoint, save_weights
 from bench.training.randomness import seed_everything
 from bench.training.signals import DeferredSignals
 
@@ -185,6 +185,29 @@ class CheckpointHook(Hook):
         if self._every is not None:
             return self._progress.iteration % self._every == 0
         return time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+
+
+class SnapshotHook(Hook):
+    """Keeps the weights of chosen iterations.
+
+    Args:
+        folder: Receives `<iteration>.safetensors`.
+        iterations: Counts of finished iterations after which the weights are kept.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, folder: Path, iterations: Collection[int]) -> None:
+        self._folder = folder
+        self._iterations = frozenset(iterations)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Saves the weights if this iteration is one of the chosen."""
+        if batch_idx + 1 in self._iterations:
+            self._folder.mkdir(exist_ok=True)
+            save_weights(self._folder / f"{batch_idx + 1:08d}.safetensors", runner.model)
 
 
 def learning_rate(runner: Any) -> float:

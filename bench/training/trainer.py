@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bench.training.environment import check_device
 from bench.victim import TrainingRecipe
 
 Report = Callable[[int, int, str], None]
+SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class TrainResult:
 
     Attributes:
         weights: The trained state dict, safetensors.
+        snapshots: State dicts from within the training, by iteration.
         curve: Rows of `iteration`, `loss` (mean since the previous row), `lr`, `seconds` (since the start).
         seconds: Wall time of the training, sessions before an interruption included.
         notes: What did not go as asked, for the record.
     """
 
     weights: Path
+    snapshots: dict[int, Path]
     curve: list[dict[str, float]]
     seconds: float
     notes: tuple[str, ...] = ()
@@ -52,6 +55,7 @@ def train(
     report: Report = lambda iteration, total, note: None,
     workers: int = 0,
     checkpoint_every: int | None = None,
+    snapshots: Collection[int] = (),
 ) -> TrainResult:
     """Trains a victim on the train split of `dataset`.
 
@@ -70,6 +74,8 @@ def train(
         report: Called about once a second as `report(iteration, total, note)`.
         workers: Loading processes; 0 loads in this one. If they crash, the training goes on without.
         checkpoint_every: Iterations between checkpoints; None: two minutes.
+        snapshots: Counts of finished iterations after which the weights are kept, as
+            `snapshots/<iteration>.safetensors` in `work_dir`.
 
     Raises:
         DatasetError: The train split is empty or a file is unreadable.
@@ -82,7 +88,7 @@ def train(
     if not dataset.ids("train"):
         raise DatasetError(f"dataset {dataset.name!r} at {dataset.root} has no training images")
     work_dir.mkdir(parents=True, exist_ok=True)
-    arguments = (recipe, dataset, defense, work_dir, seed, device, report, checkpoint_every)
+    arguments = (recipe, dataset, defense, work_dir, seed, device, report, checkpoint_every, snapshots)
     try:
         return _train(*arguments, workers=workers)
     except RuntimeError as error:
@@ -101,10 +107,11 @@ def _train(
     device: str,
     report: Report,
     checkpoint_every: int | None,
+    snapshots: Collection[int],
     workers: int,
     notes: tuple[str, ...] = (),
 ) -> TrainResult:
-    from bench.training.hooks import CheckpointHook, ProgressHook, SeedHook
+    from bench.training.hooks import CheckpointHook, ProgressHook, SeedHook, SnapshotHook
     from bench.training.model import build_initialised_model
     from bench.training.runner import QuietRunner
     from bench.training.signals import DeferredSignals
@@ -132,7 +139,7 @@ def _train(
             optim_wrapper=_optim_wrapper(recipe, device),
             param_scheduler=copy.deepcopy(recipe.param_scheduler) or None,
             default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-            custom_hooks=[SeedHook(seed), watch, keeper],
+            custom_hooks=[SeedHook(seed), watch, SnapshotHook(work_dir / SNAPSHOTS, snapshots), keeper],
             randomness={"seed": seed % 2**32},
             default_scope=recipe.scope,
         )
@@ -145,7 +152,8 @@ def _train(
             raise
     weights = work_dir / WEIGHTS_NAME
     save_weights(weights, runner.model)
-    return TrainResult(weights, progress.curve, progress.seconds, notes)
+    kept = {int(path.stem): path for path in sorted((work_dir / SNAPSHOTS).glob("*.safetensors"))}
+    return TrainResult(weights, kept, progress.curve, progress.seconds, notes)
 
 
 def _loader(

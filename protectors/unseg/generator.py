@@ -7,6 +7,8 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import ImageEncoderViT
@@ -17,11 +19,16 @@ from protectors.unseg.options import Geometry, TokenReadout
 from protectors.unseg.prompts import Prompts
 from protectors.unseg.sam import (
     Normalize,
+    encode_grid,
     encode_prompts,
+    full_precision,
     image_encoder,
     prompt_encoder,
     two_way_transformer,
 )
+
+if TYPE_CHECKING:
+    from protectors.unseg.tiny_vit import TinyImageEncoder
 
 CHANNELS = 3
 """Noise tokens: one for red, green and blue."""
@@ -33,7 +40,13 @@ class NoiseSam(nn.Module):
     Args:
         geometry: Shape of the network.
         token_readout: Which outputs of the transformer become noise; see `UnSegOptions`.
+
+    Attributes:
+        segments: Whether SAM's own mask decoder in here is a trained one, whose masks mean something. Set by
+            who loads the weights.
     """
+
+    segments: bool = False
 
     def __init__(self, geometry: Geometry, token_readout: TokenReadout = "intended") -> None:
         super().__init__()
@@ -53,22 +66,27 @@ class NoiseSam(nn.Module):
         Returns:
             `(B, 3, N, N)` float in (-1, 1), N = `geometry.output_size`, in units of the budget.
         """
-        early, embedding = encode_image(self.image_encoder, self.normalize(image))
+        learns = any(parameter.requires_grad for parameter in self.image_encoder.parameters())
+        # A frozen encoder leaves no graph in either case, but without gradients faster forms may be taken.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            early, embedding = encode_image(self.image_encoder, self.normalize(image))
         sparse, dense = encode_prompts(self.prompt_encoder, prompts)
-        position = self.prompt_encoder.get_dense_pe()
+        position = encode_grid(self.prompt_encoder)
         return self.mask_decoder.noise(early, embedding, position, sparse, dense)
 
 
-def encode_image(encoder: ImageEncoderViT, image: Tensor) -> tuple[Tensor, Tensor]:
+def encode_image(encoder: ImageEncoderViT | TinyImageEncoder, image: Tensor) -> tuple[Tensor, Tensor]:
     """The encoder's final embedding together with the output of its first global block.
 
     Args:
-        encoder: SAM's encoder with at least one block of global attention.
+        encoder: SAM's encoder with at least one block of global attention, or MobileSAM's.
         image: `(B, 3, S, S)`, normalised.
 
     Returns:
-        `(B, embed_dim, T, T)` early features and the `(B, decoder_dim, T, T)` embedding.
+        `(B, early_dim, T, T)` early features and the `(B, decoder_dim, T, T)` embedding.
     """
+    if not isinstance(encoder, ImageEncoderViT):
+        return encoder.encode(image)
     tokens = encoder.patch_embed(image) + encoder.pos_embed
     early = None
     for block in encoder.blocks:
@@ -82,7 +100,7 @@ class NoiseDecoder(MaskDecoder):
     """SAM's mask decoder with the parts named `noise_*`, which are all that UnSeg trains."""
 
     def __init__(self, geometry: Geometry, token_readout: TokenReadout) -> None:
-        dim, early_dim = geometry.decoder_dim, geometry.embed_dim
+        dim, early_dim = geometry.decoder_dim, geometry.early_dim
         super().__init__(
             transformer_dim=dim,
             transformer=two_way_transformer(geometry),
@@ -125,8 +143,9 @@ class NoiseDecoder(MaskDecoder):
         """Decodes noise for a batch of images, one object each.
 
         Args:
-            early: `(B, embed_dim, T, T)` features of the first global block.
-            embedding: `(B, decoder_dim, T, T)` image embedding.
+            early: `(B, early_dim, T, T)` features of the first global block; 1 in place of B where all
+                objects are of one image.
+            embedding: `(B, decoder_dim, T, T)` image embedding, or 1 as well.
             position: `(1, decoder_dim, T, T)` positional encoding.
             sparse: `(B, N, decoder_dim)` embedded points and boxes.
             dense: `(B, decoder_dim, T, T)` embedded mask prompt.
@@ -134,7 +153,8 @@ class NoiseDecoder(MaskDecoder):
         Returns:
             `(B, 3, 4 T, 4 T)` in (-1, 1).
         """
-        batch, dim, height, width = embedding.shape
+        _, dim, height, width = embedding.shape
+        batch = len(sparse)
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.noise_token.weight])
         tokens = torch.cat([own.expand(batch, -1, -1), sparse], dim=1)
         outputs, source = self.transformer(embedding + dense, position.expand(batch, -1, -1, -1), tokens)
@@ -146,7 +166,10 @@ class NoiseDecoder(MaskDecoder):
         )
         start = self.first_read_token
         weights = torch.stack([mlp(outputs[:, start + i]) for i, mlp in enumerate(self.noise_mlp)], dim=1)
-        return torch.tanh(torch.einsum("bkc,bchw->bkhw", weights, features))
+        precision = self.noise_token.weight.dtype
+        with full_precision(self):
+            # In bfloat16 tanh would reach 1 early, and where it does no gradient passes.
+            return torch.tanh(torch.einsum("bkc,bchw->bkhw", weights.to(precision), features.to(precision)))
 
 
 def _upscaler(source: int, hidden: int, middle: int, target: int) -> nn.Sequential:

@@ -1,6 +1,7 @@
-"""What UnSeg's open options become in each profile.
+"""What UnSeg's open options become in each profile, and with pretrained weights.
 
-`paper` is the paper's setting. The others are too small to load pretrained weights, so every part is trained.
+`paper` is the paper's setting: SAM's and MAE's ViT-B. The others are too small to load pretrained weights, so
+every part is trained.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from bench.errors import SpecError
-from protectors.unseg.options import UnSegOptions
+from protectors.unseg import checkpoints
+from protectors.unseg.checkpoints import RANDOM, Checkpoint, Network
+from protectors.unseg.options import Geometry, UnSegOptions
 
 _COMPACT = {
     "image_size": 64,
@@ -66,24 +69,86 @@ PROFILES: dict[str, dict[str, Any]] = {
         "phase_steps": 100,
         "batch_size": 32,
     },
-    "paper": {"trainable": "all"},
+    "paper": {
+        "surrogate": {"image_size": 512},
+        "generator_init": "sam_vit_b",
+        "surrogate_init": "mae_vit_b",
+    },
 }
+NETWORKS: tuple[Network, ...] = ("generator", "surrogate")
 
 
 def profile_options(profile: str, given: dict[str, Any]) -> UnSegOptions:
     """The options of a profile with `given` in their place.
 
+    Pretrained weights bring the geometry that they were trained with (a file that is not in the catalogue
+    that of the paper), and leave only the noise parts of the generator to be trained. A trained generator
+    brings all that describes it.
+
     Args:
         profile: `ci`, `cpu`, `gpu` or `paper`.
         given: Fields of `UnSegOptions`; of a geometry, those that differ from the profile's are enough.
+            `generator_init`, `surrogate_init` and `weights` may be paths: what lies there is imported into
+            the user's cache.
 
     Raises:
-        SpecError: There is no such profile.
+        SpecError: There is no such profile, no such weights, or they do not go with the other options.
     """
     if profile not in PROFILES:
         raise SpecError(f"unseg has no profile '{profile}'; choose one of {', '.join(PROFILES)}")
+    if given.get("weights") is not None:
+        return _trained(given)
     merged = {**PROFILES[profile], **given}
-    for network in ("generator", "surrogate"):
-        if isinstance(given.get(network), dict):
-            merged[network] = {**PROFILES[profile].get(network, {}), **given[network]}
-    return UnSegOptions(**merged)
+    for network in NETWORKS:
+        reference = checkpoints.resolve(str(merged.get(f"{network}_init", RANDOM)), network)
+        merged[f"{network}_init"] = reference
+        base = PROFILES[profile].get(network, {})
+        if reference != RANDOM:
+            checkpoint = checkpoints.known(reference)
+            base = dict(checkpoint.geometry) if checkpoint else PROFILES["paper"].get(network, {})
+        own = given.get(network, {})
+        if isinstance(own, dict):
+            if "encoder" in own and own["encoder"] != base.get("encoder", "vit"):
+                base = {}
+            merged[network] = {**base, **own}
+    if "trainable" not in given:
+        merged["trainable"] = "all" if merged["generator_init"] == RANDOM else "noise"
+    options = UnSegOptions(**merged)
+    for network in NETWORKS:
+        checkpoint = checkpoints.known(getattr(options, f"{network}_init"))
+        if checkpoint:
+            _check_geometry(checkpoint, getattr(options, network))
+    return options
+
+
+def _check_geometry(checkpoint: Checkpoint, geometry: Geometry) -> None:
+    """Refuses a geometry that the checkpoint's tensors do not fit."""
+    right = Geometry(**checkpoint.geometry)
+    for name in checkpoint.fixed or Geometry.model_fields:
+        if getattr(geometry, name) != getattr(right, name):
+            raise SpecError(
+                f"protector 'unseg': {checkpoint.name} has {name} {getattr(right, name)}, and "
+                f"{checkpoint.network}.{name} is {getattr(geometry, name)}: leave it out, or choose "
+                f"{checkpoint.network}_init=random"
+            )
+
+
+def _trained(given: dict[str, Any]) -> UnSegOptions:
+    """The options of a trained generator: its own, and the defaults for all that says how to train."""
+    from protectors.unseg.weights import import_generator, stated_options
+
+    reference = import_generator(str(given["weights"]))
+    stated = stated_options(reference)
+    options = UnSegOptions(weights=reference, generator=stated.generator, token_readout=stated.token_readout)
+    values = options.model_dump()
+    for name, value in given.items():
+        if name == "weights":
+            continue
+        if isinstance(value, dict) and name in NETWORKS:
+            value = {**values[name], **value}
+        if UnSegOptions(**{**values, name: value}) != options:
+            raise SpecError(
+                f"protector 'unseg': with weights nothing is trained, and their generator is what it is: "
+                f"leave {name} out"
+            )
+    return options

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protectors.unseg.options import PromptKind
+from protectors.unseg.parallel import Share, draw_rows, smallest
 
 POINTS = 10
 MASK_ON = 255.0
@@ -35,6 +36,11 @@ class Prompts:
     points: Tensor | None = None
     masks: Tensor | None = None
 
+    def rows(self, start: int, stop: int) -> Prompts:
+        """Those of images `start` to `stop`."""
+        given = (self.boxes, self.points, self.masks)
+        return Prompts(*(None if prompt is None else prompt[start:stop] for prompt in given))
+
 
 def draw_kinds(
     allowed: Sequence[PromptKind], mask: Tensor, several: bool, rng: torch.Generator
@@ -43,15 +49,19 @@ def draw_kinds(
 
     Args:
         allowed: Kinds to draw from.
-        mask: `(B, 1, S, S)` of 0 and 1. If one object has fewer than ten pixels, points are no choice.
+        mask: `(B, 1, S, S)` of 0 and 1. If one object of the whole batch, the rows of other processes
+            included, has fewer than ten pixels, points are no choice.
         several: Draw a non-empty subset (the generator) or exactly one kind (the surrogate).
         rng: CPU generator.
 
     Returns:
-        Kinds in the order of `allowed`; a box if nothing else is possible.
+        Kinds in the order of `allowed`; a box if only points are allowed and they are no choice; nothing if
+        nothing is allowed.
     """
+    if not allowed:
+        return ()
     kinds = list(allowed)
-    if "points" in kinds and mask.flatten(1).sum(1).min() < POINTS:
+    if "points" in kinds and smallest(mask.flatten(1).sum(1).min().item()) < POINTS:
         kinds.remove("points")
     if not kinds:
         return ("box",)
@@ -62,7 +72,11 @@ def draw_kinds(
 
 
 def make_prompts(
-    kinds: Sequence[PromptKind], mask: Tensor, prompt_size: int, rng: torch.Generator
+    kinds: Sequence[PromptKind],
+    mask: Tensor,
+    prompt_size: int,
+    rng: torch.Generator,
+    share: Share | None = None,
 ) -> Prompts:
     """Prompts of the given kinds.
 
@@ -71,11 +85,12 @@ def make_prompts(
         mask: `(B, 1, S, S)` of 0 and 1, each with at least one pixel (ten for points).
         prompt_size: Side of the mask prompt.
         rng: CPU generator.
+        share: Which rows of the whole batch these are; None: all.
     """
     return Prompts(
         boxes=tight_boxes(mask) if "box" in kinds else None,
-        points=random_points(mask, rng) if "points" in kinds else None,
-        masks=MASK_ON * degraded_masks(mask, prompt_size, rng) if "mask" in kinds else None,
+        points=random_points(mask, rng, share) if "points" in kinds else None,
+        masks=MASK_ON * degraded_masks(mask, prompt_size, rng, share) if "mask" in kinds else None,
     )
 
 
@@ -91,16 +106,16 @@ def tight_boxes(mask: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1).to(mask.dtype)
 
 
-def random_points(mask: Tensor, rng: torch.Generator) -> Tensor:
-    """`(B, 10, 2)` distinct pixels (x, y) on each `(B, 1, S, S)` mask."""
+def random_points(mask: Tensor, rng: torch.Generator, share: Share | None = None) -> Tensor:
+    """`(B, 10, 2)` distinct pixels (x, y) on each `(B, 1, S, S)` mask; `share` as for `make_prompts`."""
     on = mask.flatten(1) > 0.5
-    rank = torch.rand(on.shape, generator=rng).to(mask.device).masked_fill(~on, -1)
+    rank = draw_rows(torch.rand, on.shape, rng, share).to(mask.device).masked_fill(~on, -1)
     index = rank.topk(POINTS, dim=1).indices
     width = mask.shape[-1]
     return torch.stack([index % width, index // width], dim=-1).to(mask.dtype)
 
 
-def degraded_masks(mask: Tensor, size: int, rng: torch.Generator) -> Tensor:
+def degraded_masks(mask: Tensor, size: int, rng: torch.Generator, share: Share | None = None) -> Tensor:
     """Masks with noise where they have detail, as Mask Transfiner finds it.
 
     Detail is where the mask changes when it is made eight times smaller and large again. Unit Gaussian noise
@@ -110,6 +125,7 @@ def degraded_masks(mask: Tensor, size: int, rng: torch.Generator) -> Tensor:
         mask: `(B, 1, S, S)` of 0 and 1.
         size: Side of the result.
         rng: CPU generator.
+        share: Which rows of the whole batch these are; None: all.
 
     Returns:
         `(B, 1, size, size)` of 0 and 1.
@@ -117,7 +133,7 @@ def degraded_masks(mask: Tensor, size: int, rng: torch.Generator) -> Tensor:
     mask = resize(mask, size)
     coarse = resize(resize(mask, max(1, size // DEGRADE_FACTOR)), size)
     detail = (coarse - mask).abs() >= DEGRADE_THRESHOLD
-    noise = torch.randn(mask.shape, generator=rng).to(mask.device)
+    noise = draw_rows(torch.randn, mask.shape, rng, share).to(mask.device)
     return ((mask + noise * detail) > 0.5).to(mask.dtype)
 
 

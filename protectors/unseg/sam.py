@@ -6,6 +6,7 @@ Importing this module imports torch.
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from segment_anything.modeling.image_encoder import ImageEncoderViT
@@ -13,16 +14,24 @@ from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
+from protectors.unseg.attention import use_fast_attention
 from protectors.unseg.options import Geometry
 from protectors.unseg.prompts import Prompts
+
+if TYPE_CHECKING:
+    from protectors.unseg.tiny_vit import TinyImageEncoder
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 
-def image_encoder(geometry: Geometry) -> ImageEncoderViT:
+def image_encoder(geometry: Geometry) -> ImageEncoderViT | TinyImageEncoder:
     """The vision transformer with its neck: `(B, 3, S, S)` to `(B, decoder_dim, S / patch, S / patch)`."""
-    return ImageEncoderViT(
+    if geometry.encoder == "tiny_vit":
+        from protectors.unseg.tiny_vit import TinyImageEncoder  # imports timm
+
+        return TinyImageEncoder(geometry.decoder_dim)
+    encoder = ImageEncoderViT(
         img_size=geometry.image_size,
         patch_size=geometry.patch_size,
         embed_dim=geometry.embed_dim,
@@ -34,6 +43,9 @@ def image_encoder(geometry: Geometry) -> ImageEncoderViT:
         window_size=geometry.window_size,
         global_attn_indexes=geometry.global_blocks,
     )
+    if geometry.relative_positions:
+        use_fast_attention(encoder)
+    return encoder
 
 
 def prompt_encoder(geometry: Geometry) -> PromptEncoder:
@@ -60,13 +72,25 @@ def encode_prompts(encoder: PromptEncoder, prompts: Prompts) -> tuple[Tensor, Te
     """Encodes one object per image.
 
     Returns:
-        Sparse `(B, N, C)` and dense `(B, C, tokens, tokens)` embeddings.
+        Sparse `(B, N, C)` and dense `(B, C, tokens, tokens)` embeddings; `B` is 1 without any prompt.
     """
     points = None
     if prompts.points is not None:
         labels = torch.ones(prompts.points.shape[:2], device=prompts.points.device)
         points = (prompts.points, labels)
-    return encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
+    with full_precision(encoder):
+        return encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
+
+
+def encode_grid(encoder: PromptEncoder) -> Tensor:
+    """The positional encoding of the image embedding's cells, `(1, C, tokens, tokens)`."""
+    with full_precision(encoder):
+        return encoder.get_dense_pe()
+
+
+def full_precision(module: nn.Module) -> torch.autocast:
+    """Ends autocast: in bfloat16 a coordinate is off by up to a thousandth of the frame."""
+    return torch.autocast(next(module.parameters()).device.type, enabled=False)
 
 
 class Normalize(nn.Module):

@@ -5,6 +5,7 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,9 @@ from protectors.unseg.options import UnSegOptions
 MIN_PIXELS = 10
 """An object that shows fewer pixels after jitter is not trained on."""
 ATTEMPTS = 50
-"""How often another crop, object or image is drawn before a data set counts as empty."""
+"""How many samples in a row may show no object before a data set counts as empty."""
+CACHE_BYTES = 2 << 30
+"""Memory that kept images and masks may take. It decides nothing but speed."""
 
 
 def object_masks(annotation: Annotation, objects: str) -> list[np.ndarray]:
@@ -47,83 +50,126 @@ def object_masks(annotation: Annotation, objects: str) -> list[np.ndarray]:
 
 
 class SampleStream:
-    """Draws batches of (image, mask) by their position in the stream, whatever was drawn before.
+    """Draws samples (image, mask) by their position in the stream, whatever was drawn before.
+
+    It may be read by several threads.
 
     Args:
         datasets: Their train splits are used together.
-        options: Of these `generator.image_size`, `objects`, `flips`, `jitter` and `cache_images` matter.
+        options: Of these `batch_size`, `generator.image_size`, `objects`, `flips`, `jitter` and
+            `cache_images` matter.
         seed: Seed of the stream.
 
     Raises:
-        DatasetError: There are no training images.
+        DatasetError: There are no training images, or with `objects="instances"` no objects.
     """
 
     def __init__(self, datasets: Sequence[Dataset], options: UnSegOptions, seed: int) -> None:
         self.options = options
         self.seed = seed
-        self.items = [(dataset, image_id) for dataset in datasets for image_id in dataset.ids("train")]
-        if not self.items:
+        self.images = [(dataset, image_id) for dataset in datasets for image_id in dataset.ids("train")]
+        if not self.images:
             raise DatasetError("unseg: the fit datasets hold no training images; give at least one dataset")
-        self._keep = len(self.items) <= options.cache_images
+        self.items = self._list_items()
+        self._shrinks = len(self.images) <= options.cache_images
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._order: tuple[int, np.ndarray] | None = None
+        self._kept_bytes = 0
+        self._orders: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
+        """Samples in one pass."""
         return len(self.items)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step`.
+        """Batch number `step`; see `collate`."""
+        size = self.options.batch_size
+        return collate([self.sample(position) for position in range(step * size, (step + 1) * size)])
 
-        Every pass over the images takes them in a new order. An image of which no crop shows an object is
+    def sample(self, position: int) -> tuple[Tensor, Tensor]:
+        """The sample at a position of the stream.
+
+        Every pass over the samples takes them in a new order. A sample of which no crop shows the object is
         replaced by its successor in that order.
 
         Returns:
-            `(B, 3, S, S)` float images in [0, 1] and `(B, 1, S, S)` masks of 0 and 1.
+            `(3, S, S)` float image in [0, 1] and `(1, S, S)` float mask of 0 and 1.
 
         Raises:
             DatasetError: The images hold no labelled objects of ten pixels.
         """
-        size = self.options.batch_size
-        samples = [self._sample(position) for position in range(step * size, (step + 1) * size)]
-        images, masks = zip(*samples, strict=True)
-        return torch.stack(images), torch.stack(masks)
-
-    def _sample(self, position: int) -> tuple[Tensor, Tensor]:
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "sample", position))
         for attempt in range(ATTEMPTS):
-            image, masks = self._decoded(self._index(position, attempt))
-            if not len(masks):
+            image, mask = self._decoded(self._index(position, attempt))
+            if mask is None:
                 continue
-            mask = masks[_randint(len(masks), rng)][None]
+            _randint(1, rng)  # drawn for nothing, so that seeds keep the crops that records were made with
             image, mask = jitter(image, mask, self.options, rng)
             if mask.sum() >= MIN_PIXELS:
                 return flip(image, mask, self.options.flips, rng)
-        dataset, image_id = self.items[self._index(position, 0)]
+        dataset, image_id = self.images[self.items[self._index(position, 0)][0]]
         raise DatasetError(
             f"unseg: no object of {MIN_PIXELS} pixels in {ATTEMPTS} training images from {image_id!r} of "
             f"{dataset.root} on; fit on a data set with labelled objects"
         )
 
+    def _list_items(self) -> list[tuple[int, int]]:
+        """Index of the image and of the object in it, for every sample of a pass."""
+        if self.options.objects == "union":
+            return [(image, 0) for image in range(len(self.images))]
+        items = []
+        for image, (dataset, image_id) in enumerate(self.images):
+            masks = object_masks(dataset.annotation("train", image_id), self.options.objects)
+            items += [(image, number) for number in range(len(masks))]
+        if not items:
+            dataset, _ = self.images[0]
+            raise DatasetError(
+                f"unseg: no labelled object in the {len(self.images)} training images of {dataset.root}; "
+                "fit on a data set with labelled objects"
+            )
+        return items
+
     def _index(self, position: int, attempt: int) -> int:
         count = len(self.items)
         epoch, place = divmod(position, count)
-        if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng(derive_seed(self.seed, "order", epoch))
-            self._order = (epoch, rng.permutation(count))
-        return int(self._order[1][(place + attempt) % count])
+        order = self._orders.get(epoch)
+        if order is None:
+            order = np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(count)
+            # Threads may be at the end of one pass and at the start of the next.
+            self._orders = {number: kept for number, kept in self._orders.items() if number >= epoch - 1}
+            self._orders[epoch] = order
+        return int(order[(place + attempt) % count])
 
-    def _decoded(self, index: int) -> tuple[Tensor, Tensor]:
+    def _decoded(self, item: int) -> tuple[Tensor, Tensor | None]:
+        """Image `(3, H, W)` and mask `(1, H, W)`, both uint8; no mask if the image shows no object."""
+        index, number = self.items[item]
         if index in self._kept:
-            return self._kept[index]
-        dataset, image_id = self.items[index]
+            image, masks = self._kept[index]
+            return image, masks[number][None] if len(masks) else None
+        dataset, image_id = self.images[index]
         image = torch.from_numpy(np.ascontiguousarray(dataset.image("train", image_id).transpose(2, 0, 1)))
-        masks = object_masks(dataset.annotation("train", image_id), self.options.objects)
-        stacked = torch.zeros((0, *image.shape[1:]), dtype=torch.uint8)
-        if masks:
-            stacked = torch.from_numpy(np.stack(masks).astype(np.uint8))
-        if self._keep:
-            self._kept[index] = image, stacked = _shrink(image, stacked, self.options.generator.image_size)
-        return image, stacked
+        found = object_masks(dataset.annotation("train", image_id), self.options.objects)
+        if not self._shrinks:
+            return image, torch.from_numpy(found[number].astype(np.uint8))[None] if found else None
+        masks = torch.zeros((0, *image.shape[1:]), dtype=torch.uint8)
+        if found:
+            masks = torch.from_numpy(np.stack(found).astype(np.uint8))
+        image, masks = _shrink(image, masks, self.options.generator.image_size)
+        self._keep(index, image, masks)
+        return image, masks[number][None] if len(masks) else None
+
+    def _keep(self, index: int, image: Tensor, masks: Tensor) -> None:
+        with self._lock:
+            size = image.nbytes + masks.nbytes
+            if index not in self._kept and self._kept_bytes + size <= CACHE_BYTES:
+                self._kept[index] = image, masks
+                self._kept_bytes += size
+
+
+def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """`(B, 3, S, S)` float images in [0, 1] and `(B, 1, S, S)` masks of 0 and 1."""
+    images, masks = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(masks)
 
 
 def jitter(image: Tensor, mask: Tensor, options: UnSegOptions, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from protectors.unseg.options import Geometry
 from protectors.unseg.prompts import Prompts
 from protectors.unseg.sam import (
     Normalize,
+    encode_grid,
     encode_prompts,
     image_encoder,
     prompt_encoder,
@@ -37,18 +38,18 @@ class ScratchSam(nn.Module):
         self.mask_decoder = PlainDecoder(geometry)
 
     def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
-        """Segments one prompted object per image.
+        """Segments one object per image, the prompted one; without prompts what it was trained to find.
 
         Args:
             image: `(B, 3, S, S)` float in [0, 1], S = `geometry.image_size`.
-            prompts: Prompts of `B` objects in the coordinates of that square.
+            prompts: Prompts of `B` objects in the coordinates of that square, or none at all.
 
         Returns:
             `(B, 1, N, N)` logits, N = `geometry.output_size`.
         """
         embedding = self.image_encoder(self.normalize(image))
         sparse, dense = encode_prompts(self.prompt_encoder, prompts)
-        return self.mask_decoder(embedding, self.prompt_encoder.get_dense_pe(), sparse, dense)
+        return self.mask_decoder(embedding, encode_grid(self.prompt_encoder), sparse, dense)
 
 
 class PlainDecoder(nn.Module):
@@ -71,7 +72,8 @@ class PlainDecoder(nn.Module):
     def forward(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Logits `(B, 1, 4 T, 4 T)` of the first mask token."""
         batch, dim, height, width = embedding.shape
-        tokens = torch.cat([self.mask_tokens.weight.expand(batch, -1, -1), sparse], dim=1)
+        own = self.mask_tokens.weight
+        tokens = torch.cat([own.expand(batch, -1, -1), sparse.expand(batch, -1, -1)], dim=1)
         outputs, source = self.transformer(embedding + dense, position.expand(batch, -1, -1, -1), tokens)
         upscaled = self.output_upscaling(source.transpose(1, 2).reshape(batch, dim, height, width))
         weights = self.output_hypernetworks_mlps[0](outputs[:, 0])

@@ -6,6 +6,7 @@ generator, and a resumed training is bitwise the uninterrupted one. Importing th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import time
@@ -13,31 +14,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.datasets.base import Dataset
 from bench.errors import ArtifactCorrupt, TrainingDiverged
 from bench.files import atomic_write, write_json
+from bench.machine import usable_cores
 from bench.protector import FitContext
 from bench.seeds import derive_seed
 from bench.training.checkpoint import save_weights
 from bench.training.signals import DeferredSignals
+from protectors.unseg import loading, parallel
 from protectors.unseg.generator import NoiseSam
-from protectors.unseg.losses import dense_loss, point_loss
+from protectors.unseg.monitor import LossCurve, Monitor
 from protectors.unseg.options import UnSegOptions
-from protectors.unseg.prompts import draw_kinds, make_prompts, resize
+from protectors.unseg.pretrained import initialise
 from protectors.unseg.samples import SampleStream
-from protectors.unseg.surrogate import ScratchSam, apply_noise
+from protectors.unseg.step import Learner, batch_loss, draw_batch
+from protectors.unseg.surrogate import ScratchSam
 
 CHECKPOINT = "training.pt"
 CHECKPOINT_SECONDS = 60.0
+"""Least time between two checkpoints."""
+CHECKPOINT_SHARE = 0.05
+"""Greatest share of the time that is spent on writing them: at full size one has 1.5 GB."""
+GPU_LOADERS = 8
+"""Threads that make samples for one GPU, where nobody says how many."""
 WEIGHTS = "generator.safetensors"
 OPTIONS = "options.json"
 
 
 class Training:
     """Both networks, their optimizers, and the step that has been reached.
+
+    In a `torch.distributed` group every process holds the same networks and works on its share of a batch.
 
     Args:
         options: How to train.
@@ -48,6 +58,8 @@ class Training:
     Attributes:
         step: Steps done.
         total: Steps in all.
+        share: Rows of each batch that this process works on.
+        curve: Losses so far.
     """
 
     def __init__(self, options: UnSegOptions, seed: int, device: str, steps_per_pass: int = 1) -> None:
@@ -58,6 +70,8 @@ class Training:
         self.first_phase_steps = options.first_phase_steps or self.phase_steps
         self.total = self.first_phase_steps + (options.phases - 1) * self.phase_steps
         self.step = 0
+        self.share = parallel.own_share(options.batch_size)
+        self.curve = LossCurve(self.total)
         self.generator, self.surrogate = build_networks(options, seed, device)
         self.optimizers = {
             "generator": _adam(self.generator, options.generator_learning_rate),
@@ -72,7 +86,7 @@ class Training:
         return 1 + (self.step - self.first_phase_steps) // self.phase_steps
 
     @property
-    def learner(self) -> str:
+    def learner(self) -> Learner:
         """Which network the next step trains: `generator` or `surrogate`."""
         return "generator" if self.phase % self.options.surrogate_every else "surrogate"
 
@@ -80,63 +94,58 @@ class Training:
         """One optimizer step on a batch.
 
         Args:
-            image: `(B, 3, S, S)` in [0, 1], S is the generator's input size.
+            image: `(B, 3, S, S)` in [0, 1], the rows of `share`; S is the generator's input size.
             mask: `(B, 1, S, S)` of 0 and 1.
 
         Returns:
-            The loss before the step.
+            The loss of the whole batch before the step.
 
         Raises:
             TrainingDiverged: The loss is NaN or infinite.
         """
-        learner = self.learner
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, "step", self.step))
-        loss = self.loss(image.to(self.device), mask.to(self.device), learner, rng)
-        value = loss.item()
+        learner, options = self.learner, self.options
+        optimizer = self.optimizers[learner]
+        rate = options.decay_factor ** (self.phase // options.decay_phase)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * rate
+        # set_to_none, the default: with zeroed gradients the resting network would go on drifting on Adam's
+        # momentum, as it did under the torch 1.13 of the authors.
+        optimizer.zero_grad()
+        value = self._backward(image.to(self.device), mask.to(self.device), learner)
         if not math.isfinite(value):
             raise TrainingDiverged(
                 f"unseg: the {learner}'s loss is {value} at step {self.step} of {self.total}; lower its "
                 "learning rate"
             )
-        optimizer = self.optimizers[learner]
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * self.options.decay_factor ** (
-                self.phase // self.options.decay_phase
-            )
-        # set_to_none, the default: with zeroed gradients the resting network would go on drifting on Adam's
-        # momentum, as it did under the torch 1.13 of the authors.
-        optimizer.zero_grad()
-        loss.backward()
+        parallel.sum_gradients([p for group in optimizer.param_groups for p in group["params"]])
         optimizer.step()
+        phase = self.phase
         self.step += 1
+        self.curve.add(self.step, phase, learner, value, optimizer.param_groups[0]["lr"])
         return value
 
-    def loss(self, image: Tensor, mask: Tensor, learner: str, rng: torch.Generator) -> Tensor:
-        """The surrogate's loss on noised images, for the network that learns.
+    def _backward(self, image: Tensor, mask: Tensor, learner: Learner) -> float:
+        """Adds the gradients of this process's rows to the learner's; returns the loss of all rows."""
+        self._set_learner(learner)
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, "step", self.step))
+        value = 0.0
+        for part in draw_batch(image, mask, self.options, rng, self.share).parts(self.options.accumulation):
+            loss = batch_loss(self.generator, self.surrogate, part, learner, self.options)
+            weight = len(part) / self.share.total
+            (loss * weight).backward()
+            value += loss.item() * weight
+        return parallel.total(value)
 
-        The surrogate is held to the true mask, the generator to it or, with label modification, to all ones.
-        """
-        options = self.options
-        _set_learning(self.surrogate, learner == "surrogate")
-        kinds = draw_kinds(options.generator_prompts, mask, several=True, rng=rng)
-        prompts = make_prompts(kinds, mask, options.generator.output_size, rng)
-        with torch.set_grad_enabled(learner == "generator"):
-            noise = self.generator(image, prompts)
-        side = options.surrogate.image_size
-        small_image, small_mask = _resize_image(image, side), resize(mask, side).round()
-        kinds = draw_kinds(options.surrogate_prompts, small_mask, several=False, rng=rng)
-        prompts = make_prompts(kinds, small_mask, options.surrogate.output_size, rng)
-        noised = apply_noise(
-            small_image, noise, small_mask, options.train_epsilon, options.train_epsilon_background
-        )
-        logits = self.surrogate(noised, prompts)
-        modified = learner == "generator" and options.label_modification
-        target = torch.ones_like(small_mask) if modified else small_mask
-        if options.loss == "dense":
-            return dense_loss(logits, target)
-        return point_loss(
-            logits, target, options.loss_points, rng, options.loss_oversample, options.loss_importance
-        )
+    def loss(self, image: Tensor, mask: Tensor, learner: Learner, rng: torch.Generator) -> Tensor:
+        """The loss of a batch of any size for one of the networks; arguments as for `advance`."""
+        self._set_learner(learner)
+        batch = draw_batch(image, mask, self.options, rng)
+        return batch_loss(self.generator, self.surrogate, batch, learner, self.options)
+
+    def _set_learner(self, learner: Learner) -> None:
+        # Which of the generator's parameters are trained never changes: while the surrogate learns, the
+        # generator runs without gradients.
+        self.surrogate.requires_grad_(learner == "surrogate")
 
     def save(self, path: Path) -> None:
         """Writes everything that a resumption needs, atomically."""
@@ -146,6 +155,7 @@ class Training:
             "generator": self.generator.state_dict(),
             "surrogate": self.surrogate.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "curve": self.curve.state(),
         }
         stream = io.BytesIO()
         torch.save(state, stream)
@@ -153,6 +163,8 @@ class Training:
 
     def resume(self, path: Path) -> None:
         """Goes on from the checkpoint at `path`, if there is one.
+
+        The number of processes may have changed since it was written.
 
         Raises:
             ArtifactCorrupt: It cannot be read, or belongs to other options or another seed.
@@ -174,6 +186,7 @@ class Training:
         self.surrogate.load_state_dict(state["surrogate"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self.curve.restore(state["curve"])
         self.step = state["step"]
 
     def _identity(self) -> str:
@@ -183,7 +196,11 @@ class Training:
 def fit(datasets: Sequence[Dataset], options: UnSegOptions, context: FitContext) -> None:
     """Trains both networks and keeps the generator.
 
-    Writes `generator.safetensors` and `options.json` to `context.state_dir`.
+    Writes `generator.safetensors`, `options.json` and the losses, `curve.csv`, to `context.state_dir`, and
+    where TensorBoard is installed its event files to the folder `tensorboard` in it.
+
+    In a `torch.distributed` group (see `bench.spread`) all processes call it with the same arguments but for
+    the device; the first one writes.
 
     Args:
         datasets: Their train splits are used together.
@@ -192,6 +209,7 @@ def fit(datasets: Sequence[Dataset], options: UnSegOptions, context: FitContext)
 
     Raises:
         DatasetError: The train splits hold no images or no objects.
+        SpecError: There are more processes than images in a batch.
         TrainingDiverged: The loss became NaN or infinite.
     """
     stream = SampleStream(datasets, options, derive_seed(context.seed, "unseg", "data"))
@@ -201,29 +219,87 @@ def fit(datasets: Sequence[Dataset], options: UnSegOptions, context: FitContext)
         context.device,
         steps_per_pass=max(1, len(stream) // options.batch_size),
     )
-    checkpoint = context.work_dir / CHECKPOINT
-    training.resume(checkpoint)
-    with DeferredSignals() as signals:
-        saved = time.monotonic()
-        while training.step < training.total:
+    checkpoints = Checkpoints(training, context.work_dir / CHECKPOINT)
+    workers = loader_threads(context)
+    with DeferredSignals() as signals, contextlib.ExitStack() as stack:
+        batches = loading.batches(stream, training.step, training.total, training.share, workers)
+        stack.callback(batches.close)
+        monitor = None
+        if parallel.is_main():
+            monitor = Monitor(training.curve, context.state_dir, training.step, options.batch_size)
+            stack.callback(monitor.close)
+        for image, mask in batches:
             learner, phase = training.learner, training.phase
-            loss = training.advance(*stream.batch(training.step))
-            if signals.pending or time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                training.save(checkpoint)
-                saved = time.monotonic()
+            loss = training.advance(image, mask)
+            # A signal that reached one process stops all of them after the same step.
+            if parallel.total(float(signals.pending)):
+                checkpoints.save()
                 signals.deliver()
-            context.report(training.step, training.total, f"phase {phase + 1} {learner} loss {loss:.3f}")
-    save_weights(context.state_dir / WEIGHTS, training.generator)
-    write_json(context.state_dir / OPTIONS, options.model_dump(mode="json"))
+                raise KeyboardInterrupt
+            checkpoints.save_if_due()
+            if monitor:
+                note = f"phase {phase + 1} {learner} loss {loss:.3f}{monitor.step()}"
+                context.report(training.step, training.total, note)
+    if parallel.is_main():
+        save_weights(context.state_dir / WEIGHTS, training.generator)
+        write_json(context.state_dir / OPTIONS, options.model_dump(mode="json"))
+
+
+class Checkpoints:
+    """The file from which a training goes on, which it does at once if it is there.
+
+    Args:
+        training: What is saved, by the main process alone.
+        path: Where to.
+
+    Raises:
+        ArtifactCorrupt: The file there cannot be read, or belongs to other options or another seed.
+    """
+
+    def __init__(self, training: Training, path: Path) -> None:
+        self.training = training
+        self.path = path
+        training.resume(path)
+        if parallel.is_main():
+            # A process that was killed while it wrote leaves a part of a checkpoint under another name.
+            for part in path.parent.glob(f".{path.name}.*.tmp"):
+                part.unlink(missing_ok=True)
+        self._due = time.monotonic() + CHECKPOINT_SECONDS
+
+    def save_if_due(self) -> None:
+        """Saves if it is time."""
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Replaces the file by the present state, atomically."""
+        if not parallel.is_main():
+            return
+        begun = time.monotonic()
+        self.training.save(self.path)
+        ended = time.monotonic()
+        self._due = ended + max(CHECKPOINT_SECONDS, (ended - begun) * (1 / CHECKPOINT_SHARE - 1))
+
+
+def loader_threads(context: FitContext) -> int:
+    """Threads that make samples: as asked for; else enough for a GPU, and none where the CPU trains."""
+    if context.loader_workers or not context.device.startswith("cuda"):
+        return context.loader_workers
+    return max(1, min(GPU_LOADERS, usable_cores() // parallel.processes()))
 
 
 def build_networks(options: UnSegOptions, seed: int, device: str) -> tuple[NoiseSam, ScratchSam]:
-    """Generator and surrogate with random weights from `seed`; the global generator is left as it was."""
+    """Generator and surrogate with weights from `seed`, and from the files that the options name.
+
+    The global generator is left as it was. What was loaded is printed, which puts it into the stage's log.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "generator"))
         generator = NoiseSam(options.generator, options.token_readout)
         torch.manual_seed(derive_seed(seed, "surrogate"))
         surrogate = ScratchSam(options.surrogate)
+    for line in initialise(generator, surrogate, options):
+        print(f"unseg: {line}", flush=True)
     if options.trainable == "noise":
         for name, parameter in generator.named_parameters():
             parameter.requires_grad_("noise_" in name)
@@ -233,14 +309,3 @@ def build_networks(options: UnSegOptions, seed: int, device: str) -> tuple[Noise
 def _adam(network: nn.Module, rate: float) -> torch.optim.Adam:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return torch.optim.Adam([{"params": parameters, "base_lr": rate}], lr=rate)
-
-
-def _set_learning(network: nn.Module, learns: bool) -> None:
-    for parameter in network.parameters():
-        parameter.requires_grad_(learns)
-
-
-def _resize_image(image: Tensor, side: int) -> Tensor:
-    if image.shape[-1] == side:
-        return image
-    return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)

@@ -300,3 +300,13 @@ def test_a_defense_that_writes_into_its_input_changes_no_later_draw(tmp_path: Pa
     # More draws than images, so images come back from memory.
     greedy, polite = run(tmp_path / "a", defense=Greedy()), run(tmp_path / "b", defense=Polite())
     assert same_weights(greedy.weights, polite.weights)
+
+
+def test_snapshots_are_those_of_the_training_and_change_nothing(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain")
+    kept = run(tmp_path / "kept", snapshots=(2, 5))
+    assert sorted(kept.snapshots) == [2, 5] and plain.snapshots == {}
+    ended, whole = load_file(kept.weights), load_file(plain.weights)
+    assert all(torch.equal(ended[name], whole[name]) for name in whole)
+    early = load_file(kept.snapshots[2])
+    assert early.keys() == whole.keys() and any(not torch.equal(early[name], whole[name]) for name in whole)

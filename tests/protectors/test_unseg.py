@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -22,7 +23,14 @@ from protectors.unseg import UnSeg, UnSegOptions
 from protectors.unseg import training as training_module
 from protectors.unseg.deploy import deployed_noise, load_generator
 from protectors.unseg.generator import NoiseSam
-from protectors.unseg.losses import dense_loss, point_loss, sample_at, segmentation_loss, uncertain_points
+from protectors.unseg.losses import (
+    dense_loss,
+    draw_candidates,
+    point_loss,
+    sample_at,
+    segmentation_loss,
+    uncertain_points,
+)
 from protectors.unseg.options import PROMPT_KINDS, Geometry
 from protectors.unseg.prompts import (
     POINTS,
@@ -269,17 +277,24 @@ def test_the_loss_equals_the_formula_pixel_by_pixel():
 
 def test_points_are_taken_where_the_prediction_is_least_certain():
     logits = torch.linspace(-9, 9, 32).expand(1, 1, 32, 32)
-    points = uncertain_points(logits, 100, 3.0, 0.75, torch.Generator().manual_seed(0))
+    candidates = draw_candidates(1, 100, 3.0, 0.75, torch.Generator().manual_seed(0))
+    points = uncertain_points(logits, candidates)
     distance = (points[0, :, 0] - 0.5).abs()
     assert points.shape == (1, 100, 2)
     # 75 of 300 candidates are kept: those within an eighth of the line where the logit is 0.
-    assert distance[:75].max() < 0.25
+    # Beyond the frame logits are 0, so a strip along it counts as uncertain too.
+    near_frame = ((points[0] - 0.5).abs() > 0.5 - 0.5 / 32).any(1)
+    assert distance[:75][~near_frame[:75]].max() < 0.25
     assert distance[75:].max() > 0.35
 
 
 def test_the_point_loss_takes_a_target_of_another_size_and_passes_gradients():
     logits = torch.zeros(2, 1, 8, 8, requires_grad=True)
-    loss = point_loss(logits, squares((0, 0, 15, 15), (0, 0, 15, 15)), 50, torch.Generator().manual_seed(0))
+    candidates = draw_candidates(2, 50, 3.0, 0.75, torch.Generator().manual_seed(0))
+    candidates = dataclasses.replace(
+        candidates, offered=0.1 + 0.8 * candidates.offered, uniform=0.1 + 0.8 * candidates.uniform
+    )
+    loss = point_loss(logits, squares((0, 0, 15, 15), (0, 0, 15, 15)), candidates)
     loss.backward()
     # All logits are 0: the entropy is ln 2, and the dice of a full mask is (P + 1) / (1.5 P + 1) at P points.
     assert loss.item() == pytest.approx(np.log(2) + 1 - 51 / 76, rel=1e-6)
@@ -303,10 +318,10 @@ def test_objects_are_instances_else_classes_else_the_foreground():
 
 
 @pytest.mark.parametrize("objects", ["instances", "union"])
-def test_samples_are_images_with_a_binary_mask_and_a_pass_takes_every_image_once(options, objects):
+def test_samples_are_images_with_a_binary_mask_and_a_pass_takes_every_one_once(options, objects):
     chosen = options.model_copy(update={"objects": objects, "batch_size": 3, "jitter": (0.5, 1.5)})
     stream = SampleStream([Scenes(4), Scenes(2, size=33)], chosen, seed=1)
-    assert sorted(stream._index(position, 0) for position in range(6)) == list(range(6))
+    assert sorted(stream._index(position, 0) for position in range(len(stream))) == list(range(len(stream)))
     image, mask = stream.batch(0)
     assert image.shape == (3, 3, 16, 16)
     assert mask.shape == (3, 1, 16, 16)
@@ -536,8 +551,11 @@ def test_a_missing_or_foreign_state_is_reported(tmp_path, fitted):
 
 def test_profiles_resolve_and_what_is_given_prevails():
     for profile in ("ci", "cpu", "gpu", "paper"):
-        resolved = UnSeg.resolve_options(profile, {"generator": {"decoder_depth": 1}, "batch_size": 3})
-        untouched = UnSeg.resolve_options(profile, {})
+        random = {"generator_init": "random"}  # the paper's SAM leaves no choice of its geometry
+        resolved = UnSeg.resolve_options(
+            profile, {**random, "generator": {"decoder_depth": 1}, "batch_size": 3}
+        )
+        untouched = UnSeg.resolve_options(profile, random)
         assert resolved.batch_size == 3
         assert resolved.generator == untouched.generator.model_copy(update={"decoder_depth": 1})
         assert resolved.surrogate == untouched.surrogate
