@@ -99,8 +99,13 @@ def columns(store: Store, records: Iterable[Record]) -> list[Column]:
         cell = record["cell"]
         shared = {k: cell[k] for k in ("dataset", "victim", "defense", "profile", "codec")}
         groups.setdefault(canonical(shared), []).append(record)
-    names = _labels(record["cell"]["protector"] for group in groups.values() for record in group)
-    return [_column(store, group, names) for group in groups.values()]
+    # Variants are told apart on the dataset where they meet.
+    meeting: dict[str, list[dict[str, Any]]] = {}
+    for group in groups.values():
+        specs = meeting.setdefault(canonical(group[0]["cell"]["dataset"]), [])
+        specs += [record["cell"]["protector"] for record in group]
+    names = {dataset: _labels(specs) for dataset, specs in meeting.items()}
+    return [_column(store, group, names[canonical(group[0]["cell"]["dataset"])]) for group in groups.values()]
 
 
 def _once(records: Iterable[Record]) -> list[Record]:
@@ -146,6 +151,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(_short, value)) or "none"
+    if isinstance(value, dict):
+        return str(value.get("name", value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
