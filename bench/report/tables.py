@@ -54,18 +54,20 @@ def summary_table(columns: list[Column]) -> Table:
     """All victims and defenses side by side; with several defenses, the best score any of them recovered."""
     labels = list(dict.fromkeys(row.label for column in columns for row in column.rows))
     header = ["training images"]
+    several = len({column.dataset for column in columns}) > 1
     cells: dict[str, list[str]] = {label: [] for label in labels}
     for victim in dict.fromkeys(_victim_key(c) for c in columns):
         mine = [c for c in columns if _victim_key(c) == victim]
         for column in mine:
             mark = " (invalid)" if column.gate.state == "invalid" else ""
-            header.append(f"{column.victim} {column.defense} {column.metric}{mark}")
+            place = f" on {column.dataset}" if several else ""
+            header.append(f"{column.victim}{place}, {column.defense}, {column.metric}{mark}")
             by_label = {row.label: row for row in column.rows}
             for label in labels:
                 row = by_label.get(label)
                 cells[label].append(percent(row.score, len(row.seeds)) if row else MISSING)
         if len(mine) > 1:
-            header.append(f"{victim[0]} worst case")
+            header.append(f"{victim[0]}{place} worst case")
             for label in labels:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})
@@ -106,7 +108,7 @@ def _detail_row(row: Row, clean: float | None) -> tuple[str, ...]:
 
 
 def _notes(column: Column) -> list[str]:
-    name = f"{column.victim}, defense {column.defense}"
+    name = f"{column.victim} on {column.dataset}, defense {column.defense}"
     verdict = {
         "valid": "the clean control reached its reference band",
         "unreferenced": "no reference band for this setting; the clean control learned",
