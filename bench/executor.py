@@ -53,7 +53,7 @@ class Outcome:
 class _Worker:
     stage: Stage
     process: subprocess.Popen | NurseryProcess
-    slot: int
+    slots: tuple[int, ...]
 
 
 def resolve_device(execution: Execution) -> str:
@@ -77,14 +77,26 @@ def resolve_device(execution: Execution) -> str:
 
 
 def resolve_jobs(execution: Execution, device: str) -> tuple[int, int]:
-    """(jobs, threads per job). Small trainings use one core well and two badly, so cores become jobs first."""
+    """(jobs, threads per job). Small trainings use one core well and two badly, so cores become jobs first.
+
+    Raises:
+        EnvironmentFault: A fit is to be shared by more processes than there are GPUs or jobs.
+    """
     cores = usable_cores()
+    shared = execution.fit_processes
+    if shared > 1 and device.startswith("cuda") and (":" in device or shared > len(gpu_names())):
+        raise EnvironmentFault(
+            f"--fit-processes {shared} takes as many GPUs, and there are "
+            f"{1 if ':' in device else len(gpu_names())} (--device {device})"
+        )
+    if execution.jobs and execution.jobs < shared:
+        raise EnvironmentFault(f"--fit-processes {shared} needs --jobs {shared}, not {execution.jobs}")
     if execution.jobs:
         jobs = execution.jobs
     elif device.startswith("cuda"):
         jobs = 1 if ":" in device else max(1, len(gpu_names()))
     else:
-        jobs = min(cores, 4)
+        jobs = max(shared, min(cores, 4))
     return jobs, execution.threads or max(1, cores // jobs)
 
 
@@ -153,12 +165,15 @@ class Executor:
 
     def _start_ready(self, on_stage: Callable[[Stage], None]) -> list[Stage]:
         left = []
+        reserved = False
         for stage in sorted(self.waiting, key=lambda s: self.rank[s.id]):
             broken = next((i for i in _input_ids(stage) if i in self.outcome.failed), None)
             if broken is not None:
                 cause = self.outcome.failed[broken]
                 self._fail(stage, Failure(cause.kind, cause.message), on_stage)
-            elif not self._may_start(stage):
+            elif reserved or not self._may_start(stage):
+                # What needs several slots would never find them free if others went on taking each.
+                reserved = reserved or self._waits_for_slots(stage)
                 left.append(stage)
             elif self.store.is_done(stage.kind, stage.key):  # another runner finished it
                 self._settled(stage, on_stage)
@@ -170,29 +185,50 @@ class Executor:
         return left
 
     def _may_start(self, stage: Stage) -> bool:
-        if len(self.workers) >= self.jobs or not all(i in self.outcome.done for i in _input_ids(stage)):
+        if not self._has_inputs(stage) or self._slots_for(stage) is None:
             return False
         if self.nursery is not None and not self.nursery.ready and _is_heavy(stage):
             return False
         return self.elsewhere.get(stage.id, 0) <= time.monotonic()
+
+    def _has_inputs(self, stage: Stage) -> bool:
+        return all(i in self.outcome.done for i in _input_ids(stage))
+
+    def _waits_for_slots(self, stage: Stage) -> bool:
+        return self._has_inputs(stage) and self._width(stage) > 1 and self._slots_for(stage) is None
+
+    def _width(self, stage: Stage) -> int:
+        """Slots that a stage takes."""
+        return self.execution.fit_processes if stage.kind == "fit" else 1
+
+    def _slots_for(self, stage: Stage) -> tuple[int, ...] | None:
+        """Free slots for a stage, of several each on another GPU; None if there are too few."""
+        used = {slot for worker in self.workers.values() for slot in worker.slots}
+        free = [slot for slot in range(self.jobs) if slot not in used]
+        width = self._width(stage)
+        if width > 1 and self.device.startswith("cuda"):
+            free = list({self._device_of(slot): slot for slot in reversed(free)}.values())[::-1]
+        return tuple(free[:width]) if len(free) >= width else None
 
     def _locked_elsewhere(self, stage: Stage) -> bool:
         with self.store.lock(stage.kind, stage.key) as mine:
             return not mine
 
     def _start(self, stage: Stage) -> None:
-        slot = min(set(range(self.jobs)) - {w.slot for w in self.workers.values()})
+        slots = self._slots_for(stage)
+        assert slots is not None
         request = {
             "identity": stage.identity,
             "inputs": stage.inputs,
             "datasets": stage.datasets,
-            "device": self._device_of(slot),
+            "device": self._device_of(slots[0]),
+            "devices": [self._device_of(slot) for slot in slots],
             "threads": self.threads,
             "loader_workers": self.execution.loader_workers,
             "heavy": _is_heavy(stage),
         }
         self.store.open_partial(stage.kind, stage.key, request)
-        worker = _Worker(stage, self._start_process(stage, request["heavy"]), slot)
+        worker = _Worker(stage, self._start_process(stage, request["heavy"]), slots)
         self.workers[stage.id] = worker
         self.progress.start(stage)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     store, kind, key = Store(Path(arguments[0])), arguments[1], arguments[2]
     folder = store.partial_folder(kind, key)
     die_with_parent()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     events = _take_over_output(folder / LOG_FILE)
     try:
         with store.lock(kind, key) as mine:
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BaseException as error:
-        _write_failure(folder, error)
+        write_failure(folder, error)
         return EXIT_CELL_FAILED
 
 
@@ -59,20 +59,27 @@ def _run(store: Store, kind: str, key: str, folder: Path, events: TextIO) -> Non
 
     request = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
     if request["heavy"]:
-        _prepare_torch(request["device"], request["threads"])
+        prepare_torch(request["device"], request["threads"])
     started, clock = time.time(), time.perf_counter()
-    context = StageContext(
-        kind=kind,
-        identity=request["identity"],
-        inputs=request["inputs"],
-        datasets=request["datasets"],
-        store=store,
-        folder=folder,
-        device=request["device"],
-        loader_workers=request["loader_workers"],
-        report=_reporter(events),
-    )
-    summary = run_stage(context)
+    devices = _devices(kind, request)
+    if len(devices) > 1:
+        from bench.spread import run_spread
+
+        summary = run_spread(store, kind, key, devices, reporter(events))
+    else:
+        summary = run_stage(
+            StageContext(
+                kind=kind,
+                identity=request["identity"],
+                inputs=request["inputs"],
+                datasets=request["datasets"],
+                store=store,
+                folder=folder,
+                device=request["device"],
+                loader_workers=request["loader_workers"],
+                report=reporter(events),
+            )
+        )
     seconds = time.perf_counter() - clock
     from bench.machine import describe_machine, package_versions
 
@@ -83,7 +90,7 @@ def _run(store: Store, kind: str, key: str, folder: Path, events: TextIO) -> Non
         "inputs": request["inputs"],
         "summary": summary,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "cost": _cost(seconds, request["device"]),
+        "cost": _cost(seconds, devices),
         "device": request["device"],
         "threads": request["threads"],
         "machine": describe_machine(),
@@ -94,7 +101,12 @@ def _run(store: Store, kind: str, key: str, folder: Path, events: TextIO) -> Non
     store.finish(kind, key, info)
 
 
-def _prepare_torch(device: str, threads: int) -> None:
+def prepare_torch(device: str, threads: int) -> None:
+    """Sets up torch in this process.
+
+    Raises:
+        EnvironmentFault: There is no CUDA, and `device` is a CUDA device.
+    """
     import torch
 
     from bench.errors import EnvironmentFault
@@ -105,24 +117,41 @@ def _prepare_torch(device: str, threads: int) -> None:
         raise EnvironmentFault(f"device {device} was asked for and CUDA is not available: use --device cpu")
 
 
-def _cost(seconds: float, device: str) -> dict[str, float | None]:
-    """Wall, CPU and GPU seconds and peak memory (GiB) of this process and its children."""
+def _devices(kind: str, request: dict[str, Any]) -> list[str]:
+    """The devices of a stage: several for a fit that may be shared and was given several."""
+    devices: list[str] = request.get("devices", [])
+    if kind == "fit" and len(devices) > 1:
+        from bench import registry
+
+        plugin = registry.load("protector", request["identity"]["protector"])
+        if plugin.shares_fit and plugin(plugin.Options(**request["identity"]["options"])).trains:
+            return devices
+    return [request["device"]]
+
+
+def _cost(seconds: float, devices: list[str]) -> dict[str, float | None]:
+    """Wall, CPU and GPU seconds and peak memory (GiB) of this process and its children.
+
+    The GPU memory of a stage in several processes is not known here.
+    """
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     gpu_memory = None
-    if device.startswith("cuda"):
+    on_gpu = devices[0].startswith("cuda")
+    if on_gpu and len(devices) == 1:
         import torch
 
         gpu_memory = round(torch.cuda.max_memory_allocated() / 2**30, 3)
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
-        "gpu_seconds": round(seconds, 3) if device.startswith("cuda") else 0.0,
+        "gpu_seconds": round(seconds * len(devices), 3) if on_gpu else 0.0,
         "peak_memory_gib": round(max(u.ru_maxrss for u in usage) / 2**20, 3),
         "peak_gpu_memory_gib": gpu_memory,
     }
 
 
-def _reporter(events: TextIO) -> Any:
+def reporter(events: TextIO) -> Any:
+    """A `report(done, total, note)` that writes JSON lines to `events`, not too many of them."""
     last = [0.0]
 
     def report(done: int, total: int, note: str) -> None:
@@ -146,12 +175,14 @@ def _take_over_output(log: Path) -> TextIO:
     return events
 
 
-def _interrupt(number: int, frame: Any) -> None:
+def interrupt(number: int, frame: Any) -> None:
+    """A signal handler: the first signal is a `KeyboardInterrupt`."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
     raise KeyboardInterrupt
 
 
-def _write_failure(folder: Path, error: BaseException) -> None:
+def write_failure(folder: Path, error: BaseException) -> None:
+    """Writes why a stage failed into its folder, and the traceback to the log."""
     kind, message = classify(error)
     failure = {"kind": kind, "message": message, "traceback": traceback.format_exc()}
     traceback.print_exc()

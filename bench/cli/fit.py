@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import fit_dataset, pairs, store_option
+from bench.cli.options import fit_dataset, fit_processes_option, pairs, store_option
 from bench.errors import EXIT_CELL_FAILED, SpecError, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ Examples:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 takes what a worker of a run would.")
 @click.option("--loader-workers", type=int, default=0, help="Data loading processes of one training.")
+@fit_processes_option
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 def fit(**flags: Any) -> None:
     """Train a protector that learns; a later run with the same options finds it in the store."""
@@ -100,7 +101,7 @@ def _train(flags: dict[str, Any]) -> None:
         "fit_on": [fit_dataset(text, flags["fit_image_size"]) for text in flags["fit_on"]],
     }
     spec = validated(ProtectorSpec, values, "bench fit")
-    keys = ("store", "device", "threads", "loader_workers")
+    keys = ("store", "device", "threads", "loader_workers", "fit_processes")
     execution = validated(Execution, {k: flags[k] for k in keys}, "bench fit")
     store = Store(execution.store)
     store.prepare()

@@ -11,6 +11,9 @@ import click
 
 from bench.errors import SpecError
 
+fit_processes_option = click.option(
+    "--fit-processes", type=int, default=1, help="Processes, or GPUs, that share the training of a protector."
+)
 store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
@@ -29,6 +32,7 @@ def execution_options(command: Callable) -> Callable:
         click.option("--jobs", type=int, default=0, help="Worker processes at a time; 0 chooses."),
         click.option("--threads", type=int, default=0, help="CPU threads of one worker; 0 shares the cores."),
         click.option("--loader-workers", type=int, default=0, help="Data loading processes of one training."),
+        fit_processes_option,
         click.option("--force", is_flag=True, help="Do the cells' trainings and evaluations again."),
         click.option("--dry-run", is_flag=True, help="Print what would be done, and stop."),
     ]

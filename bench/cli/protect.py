@@ -190,7 +190,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 def _print(request: Request, summary: Summary) -> None:
     from bench.progress import duration
     from bench.protect.manifest import MANIFEST
-    from bench.protect.run import CONTACT_SHEET
+    from bench.protect.sources import CONTACT_SHEET
 
     pace = (
         f" in {duration(summary.seconds)} ({summary.done / summary.seconds:.2f} images/s)"

@@ -30,7 +30,13 @@ Examples:
 
 @click.command(epilog=EPILOG_RUN)
 @click.option("--protector", "protectors", multiple=True, required=True, help="Protector; may be repeated.")
-@click.option("--victim", "victims", multiple=True, required=True, help="Victim; may be repeated.")
+@click.option(
+    "--victim",
+    "victims",
+    multiple=True,
+    required=True,
+    help="Victim, or a config file of mmdet or mmseg, which is executed; may be repeated.",
+)
 @click.option("--defense", "defenses", multiple=True, default=("none",), help="Defense; may be repeated.")
 @click.option("--task", help="Task of the victim; the first it shares with the dataset if left out.")
 @click.option("--init", default="scratch", show_default=True, help="Starting weights of the victim.")
@@ -141,7 +147,7 @@ def _execute(matrix: Any, flags: dict[str, Any]) -> None:
     from bench.run import discard_results, dry_run_lines, run_matrix
     from bench.spec import Execution, validated
 
-    keys = ("store", "device", "jobs", "threads", "loader_workers")
+    keys = ("store", "device", "jobs", "threads", "loader_workers", "fit_processes")
     execution = validated(Execution, {k: flags[k] for k in keys}, "bench")
     if flags["dry_run"]:
         for line in dry_run_lines(matrix, execution):

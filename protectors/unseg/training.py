@@ -172,7 +172,8 @@ class Training:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            # By way of the CPU: there Adam keeps its counts of steps, and would read them from a GPU one by one.
+            state = torch.load(path, map_location="cpu", weights_only=True)
             found = state["identity"]
         except Exception as error:
             raise ArtifactCorrupt(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +19,12 @@ import torch
 from safetensors.torch import load_file
 from unseg_support import QUICK, Scenes
 
-from bench.errors import SpecError
-from bench.plan import Stage, make_plan
-from bench.spec import Matrix
+from bench import spread
+from bench.errors import EnvironmentFault, SpecError
+from bench.executor import Executor, resolve_jobs
+from bench.plan import Plan, Stage, make_plan
+from bench.progress import Progress
+from bench.spec import Execution, Matrix
 from bench.store import Store
 from protectors.unseg import UnSeg, parallel, training
 from protectors.unseg.loading import batches
@@ -169,12 +174,61 @@ def test_two_processes_train_what_one_does_and_either_goes_on_where_the_other_st
 
 
 @pytest.mark.slow
-def test_a_failure_in_one_of_the_processes_is_the_stage_s(tmp_path):
+def test_a_failure_in_one_of_the_processes_is_the_stage_s_for_the_runner_too(tmp_path):
     store, fit = prepared(tmp_path / "store", surrogate_learning_rate=1e30)
-    assert start(store, fit, 2).wait() == 1
-    failure = store.failure(*fit.id)
-    assert failure["kind"] == "nan", log(store, fit)
-    assert "lower its learning rate" in failure["message"]
+    fit = dataclasses.replace(fit, inputs={})  # they are done
+    execution = Execution(store=store.root, device="cpu", fit_processes=2)
+    outcome = Executor(Plan(None, (), (fit,)), store, execution, Progress(1)).run(lambda stage: None)
+    (failure,) = outcome.failed.values()
+    assert failure.kind == "nan", log(store, fit)
+    assert "lower its learning rate" in failure.message
+    request = json.loads((store.partial_folder(*fit.id) / "request.json").read_text())
+    assert request["devices"] == ["cpu", "cpu"]
+
+
+def test_a_shared_fit_takes_as_many_slots_and_is_not_overtaken_for_ever(tmp_path):
+    def stage(kind: str, key: str) -> Stage:
+        return Stage(kind, key, {}, {}, {}, f"{kind} {key}")
+
+    fit, others = stage("fit", "f"), [stage("data", str(i)) for i in range(4)]
+    execution = Execution(store=tmp_path, device="cpu", jobs=3, fit_processes=2)
+    executor = Executor(Plan(None, (), (fit, *others)), Store(tmp_path), execution, Progress(5))
+    started: list[str] = []
+
+    def begin(stage: Stage) -> None:
+        started.append(stage.key)
+        executor.workers[stage.id] = SimpleNamespace(stage=stage, slots=executor._slots_for(stage))
+
+    executor._start = begin
+    executor.waiting = others
+    executor.waiting = executor._start_ready(lambda stage: None)
+    assert len(started) == 3
+    executor.waiting.append(fit)
+    executor.workers.pop(("data", started[0]))
+    executor.waiting = executor._start_ready(lambda stage: None)
+    assert len(started) == 3  # one slot is free, and kept for the fit
+    executor.workers.pop(("data", started[1]))
+    executor.waiting = executor._start_ready(lambda stage: None)
+    assert started[3:] == ["f"]
+    assert len(executor.workers["fit", "f"].slots) == 2
+    used = [slot for worker in executor.workers.values() for slot in worker.slots]
+    assert sorted(used) == [0, 1, 2]
+
+
+def test_a_fit_is_shared_by_no_more_than_there_is_room_for():
+    assert resolve_jobs(Execution(fit_processes=7), "cpu")[0] == 7
+    with pytest.raises(EnvironmentFault, match="needs --jobs 3, not 2"):
+        resolve_jobs(Execution(fit_processes=3, jobs=2), "cpu")
+    with pytest.raises(EnvironmentFault, match="takes as many GPUs"):
+        resolve_jobs(Execution(fit_processes=2), "cuda:1")
+
+
+def test_the_chosen_gpus_are_the_ones_that_are_seen(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert spread._visible(["cpu", "cpu"]) == {}
+    assert spread._visible(["cuda:2", "cuda:0"]) == {"CUDA_VISIBLE_DEVICES": "2,0"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    assert spread._visible(["cuda:2", "cuda:0"]) == {"CUDA_VISIBLE_DEVICES": "7,4"}
 
 
 @pytest.mark.slow
