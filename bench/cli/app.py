@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import bench
-from bench.cli import fit, inspect, run
+from bench.cli import fit, inspect, protect, run
 from bench.errors import EXIT_CELL_FAILED, EXIT_INTERRUPTED, BenchError
 
 
@@ -45,6 +45,7 @@ for _command in (
     run.tables,
     run.curves,
     fit.fit,
+    protect.protect,
     inspect.list_plugins,
     inspect.status,
     inspect.doctor,

@@ -40,6 +40,7 @@ class Row:
         psnr: Mean PSNR in dB of the protected files; None where nothing changed.
         ssim: Mean SSIM.
         linf: Greatest change in levels (inside the mask, outside).
+        noise: What the noise is like (`bench.metrics.noise`), of the first seed; None where it was not measured.
         seeds: Seeds with a result.
         missing: Why a seed has no result, by seed.
         seconds: Mean wall seconds of fit, protect, train and evaluate.
@@ -56,6 +57,7 @@ class Row:
     psnr: float | None
     ssim: float | None
     linf: tuple[int, int] | None
+    noise: dict[str, Any] | None
     seeds: tuple[int, ...]
     missing: dict[int, str]
     seconds: float
@@ -212,6 +214,7 @@ def _row(
         )
         if protections
         else None,
+        noise=next((p["noise"] for p in protections if p.get("noise")), None),
         seeds=tuple(r["cell"]["seed"] for r in done),
         missing={r["cell"]["seed"]: r.get("reason", r["status"]) for r in records if r["status"] != "done"},
         seconds=_mean(sum(c["seconds"] for c in cost) for cost in costs) or 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench.report.results import Column, Row
 from bench.report.statistics import Estimate
@@ -72,6 +73,60 @@ def summary_table(columns: list[Column]) -> Table:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})
     return Table("Summary", tuple(header), tuple((k, *v) for k, v in cells.items()), tuple(notes))
+
+
+def noise_tables(columns: list[Column]) -> list[Table]:
+    """What each protection's noise is like, and how much of its effect its budget alone explains.
+
+    One table for each dataset on which noise was measured.
+    """
+    groups: dict[tuple[str, str, str], list[Column]] = {}
+    for column in columns:
+        groups.setdefault((column.dataset, column.profile, column.codec), []).append(column)
+    tables = []
+    for (dataset, profile, _), mine in groups.items():
+        rows = {r.label: r for c in mine for r in c.rows if r.noise and r.noise["spectrum"]}
+        if not rows:
+            continue
+        header = ["training images", "mean change in/out, levels", "low", "middle", "high frequencies"]
+        header += ["one colour", "one tile"]
+        header += [f"explained by the budget, {c.victim}, {c.defense}" for c in mine]
+        body = []
+        for label, row in rows.items():
+            explained = [_explained(next((r for r in c.rows if r.label == label), None)) for c in mine]
+            body.append((label, *_noise_cells(row.noise or {}), *explained))
+        notes = (
+            "frequencies: power density beside that of white noise, which is 1; low is below 1/8 cycle per "
+            "pixel, high above 5/16.",
+            "one colour, one tile: share of the energy inside the mask that is the same colour, or the same "
+            "tile of at most 8x8 pixels, in all images.",
+            "explained by the budget: the drop under new random noise of the same budget, as a share of this drop.",
+        )
+        tables.append(Table(f"Noise on {dataset}, profile {profile}", tuple(header), tuple(body), notes))
+    return tables
+
+
+def _noise_cells(noise: dict[str, Any]) -> tuple[str, ...]:
+    means = [noise["mean_abs_inside"], noise["mean_abs_outside"]]
+    bands = noise["spectrum"]
+    parts = (bands[:2], bands[2:5], bands[5:])
+    shares = {int(period): share or 0.0 for period, share in noise["tile_share"].items()}
+    return (
+        "/".join(MISSING if mean is None else f"{mean:.1f}" for mean in means),
+        *(f"{sum(part) / len(part):.2f}" for part in parts),
+        f"{100 * shares[1]:.0f} %",
+        f"{100 * max(shares.values()):.0f} %",
+    )
+
+
+def _explained(row: Row | None) -> str:
+    """The control's drop as a share of the row's; nothing where the row's own drop may be chance."""
+    if row is None or row.beyond is None or row.drop is None:
+        return MISSING
+    drop, beyond = row.drop, row.beyond
+    if drop.value is None or beyond.value is None or drop.high is None or drop.high >= 0:
+        return MISSING
+    return f"{100 * (drop.value - beyond.value) / drop.value:.0f} %"
 
 
 def percent(estimate: Estimate, seeds: int) -> str:

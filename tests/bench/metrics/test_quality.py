@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bench.errors import ContractViolation
+from bench.metrics import quality
 from bench.metrics.quality import compare, linf, psnr, ssim, summary
 
 IMAGES = st.tuples(st.integers(1, 7), st.integers(1, 7)).flatmap(
@@ -27,7 +28,9 @@ def pair(shape: tuple[int, int], levels: int, seed: int = 0) -> tuple[np.ndarray
     return image, np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("shape", "levels"), [((11, 11), 8), ((12, 40), 2), ((33, 47), 8), ((64, 64), 60)])
+@pytest.mark.parametrize(
+    ("shape", "levels"), [((11, 11), 8), ((12, 40), 2), ((33, 47), 8), ((64, 64), 60), ((300, 280), 8)]
+)
 def test_against_torchmetrics(shape, levels):
     import torch
     from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -112,3 +115,27 @@ def test_one_pixel_has_luminance_only():
 def test_more_noise_is_more_visible():
     scores = [(psnr(*pair((40, 40), levels)), ssim(*pair((40, 40), levels))) for levels in (1, 4, 16)]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("shape", [(260, 300), (1, 70_000), (70_000, 1), (300, 1100)])
+def test_a_photograph_has_the_same_score_in_bands_of_any_height_as_in_one_piece(shape, monkeypatch):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    other = np.clip(image + rng.integers(-8, 9, image.shape), 0, 255).astype(np.uint8)
+    assert image[..., 0].size > quality.SMALL_PIXELS
+    scores = (
+        {ssim(image, other, rows) for rows in (1, 7, 64, 10**6)} if shape[0] < 1000 else {ssim(image, other)}
+    )
+    assert len(scores) == 1
+    assert ssim(image, image) == 1
+    peak = psnr(image, other)
+    monkeypatch.setattr(quality, "SMALL_PIXELS", 10**9)
+    monkeypatch.setattr(quality, "BAND_VALUES", 10**9)
+    assert scores.pop() == pytest.approx(ssim(image, other), abs=2e-6)
+    assert peak == psnr(image, other)
+
+
+def test_psnr_is_exact():
+    image, other = pair((50, 60), 9)
+    error = np.mean((image.astype(np.float64) - other.astype(np.float64)) ** 2)
+    assert psnr(image, other) == 10 * np.log10(255**2 / error)

@@ -48,7 +48,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
         **changes: Any,
     ) -> dict[str, Any]:
         budget = {"kind": changes.pop("budget", "mask"), "epsilon": 8, "epsilon_background": 2}
-        options = changes.pop("options", {})
+        options, noise = changes.pop("options", {}), changes.pop("noise", None)
         cell = validated(
             Cell,
             {
@@ -90,7 +90,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
                     "constant": scores.constant,
                     "own_train": scores.values,
                 },
-                "protection": protection,
+                "protection": {**protection, "noise": noise},
                 "cost": {"train": COST, "evaluate": COST},
             },
         )

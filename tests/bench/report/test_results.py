@@ -12,7 +12,7 @@ from bench.records import RECORD_FILE, read_record, read_records
 from bench.report import gate
 from bench.report.render import to_csv, to_latex, to_markdown, to_text
 from bench.report.results import columns
-from bench.report.tables import detail_table, summary_table
+from bench.report.tables import detail_table, noise_tables, summary_table
 from bench.report.write import write_all_tables
 from bench.store import Store
 
@@ -84,6 +84,28 @@ def test_rows_of_one_protector_are_told_apart_by_their_options(store: Store, add
         "unseg 8/255 mask, 2/255 outside (depth 2, phases 24)",
         "unseg 8/255 mask, 2/255 outside (depth 3, phases 12)",
     ]
+
+
+def test_noise_stands_beside_what_its_budget_explains(store: Store, add_record: Add) -> None:
+    def noise(share: float) -> dict[str, Any]:
+        return {
+            "mean_abs_inside": 7.9,
+            "mean_abs_outside": None,
+            "spectrum": [3.0, 1.0, 0, 0, 0, 2.0, 2.0, 2.0],
+            "tile_share": {"1": 0.1, "2": 0.2, "4": share, "8": share},
+        }
+
+    add_record(0.9)
+    add_record(0.7, "random", noise=noise(0.0))
+    add_record(0.5, "unseg", noise=noise(0.97))
+    (column,) = columns(store, read_records(store))
+    (table,) = noise_tables([column])
+    assert [row[0].split()[0] for row in table.rows] == ["random", "unseg"]
+    unseg = next(row for row in column.rows if row.role == "protector")
+    explained = (unseg.drop.value - unseg.beyond.value) / unseg.drop.value
+    assert table.rows[1][1:] == ("7.9/--", "2.00", "0.00", "2.00", "10 %", "97 %", f"{100 * explained:.0f} %")
+    assert table.rows[0][-1] == "--" and 0.2 < explained < 0.8
+    assert "Noise on shapes 64 px" in to_markdown(table)
 
 
 def test_columns_do_not_mix_profiles_defenses_or_victims(store: Store, add_record: Add) -> None:
