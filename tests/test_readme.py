@@ -47,6 +47,6 @@ def test_every_bench_command_of_the_readme_exists(capsys: pytest.CaptureFixture)
     for command in commands:
         assert guarded([command, "--help"]) == 0
         usage = capsys.readouterr().out
-        flags = set(re.findall(rf"bench {command}[^`#]*", README))
+        flags = set(re.findall(rf"bench {command}(?:[^`#\\\n]|\\\n)*", README))
         for flag in {f for text in flags for f in re.findall(r"--[a-z-]+", text)}:
             assert flag in usage, (command, flag)
