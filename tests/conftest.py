@@ -16,6 +16,14 @@ from bench import registry
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Undoes the flushing of denormal numbers that commands switch on: hypothesis refuses to draw without them."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
+
+
 @pytest.fixture
 def install_plugins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

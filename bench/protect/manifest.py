@@ -41,7 +41,7 @@ class Manifest:
     Args:
         folder: The output folder; made if it is missing.
         identity: Plain JSON values that decide what protected files look like.
-        force: Begin anew, whatever is there.
+        force: Forget what was done before.
 
     Raises:
         SpecError: The folder was protected with another identity.
@@ -140,16 +140,14 @@ class Manifest:
         except BlockingIOError:
             raise UsageError(f"another bench protect is writing to {self.folder}; wait for it") from None
         stated = self.folder / IDENTITY
+        if not stated.exists() and any(self.folder.iterdir()):
+            raise UsageError(
+                f"--output {self.folder} holds files that bench protect did not write; name a new folder"
+            )
         if force:
             self.path.unlink(missing_ok=True)
-        elif stated.exists():
-            if self.path.exists() and self.path.stat().st_size:
-                _require_same(_stated(stated), identity, self.folder)
-        elif any(self.folder.iterdir()):
-            raise UsageError(
-                f"--output {self.folder} holds files that bench protect did not write; name a new folder, or "
-                "add --force to write between them"
-            )
+        elif self.path.exists() and self.path.stat().st_size:
+            _require_same(_stated(stated), identity, self.folder)
         write_json(stated, identity)
 
     def _read(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 RANDOM = ("--protector", "random", "--protector-option", "grid=9")
@@ -141,6 +142,14 @@ def bench_protect(*given: object) -> int:
 def errors(text: str) -> list[str]:
     """The lines on standard error that are no progress."""
     return [line for line in text.splitlines() if line.startswith(("bench:", "Error", "Usage", "Traceback"))]
+
+
+def refused(capsys: pytest.CaptureFixture, *given: object) -> tuple[int, str]:
+    """Exit code and the one line that must be printed."""
+    code = bench_protect(*given)
+    shown = errors(capsys.readouterr().err)
+    assert len(shown) == 1, shown
+    return code, shown[0]
 
 
 def tiny_generator(folder: Path, **stated: Any) -> Path:

@@ -40,7 +40,16 @@ def test_a_line_that_was_cut_off_is_as_good_as_none_and_the_next_one_is_whole(tm
             manifest.append(row(tmp_path, name))
     path = tmp_path / MANIFEST
     whole = path.read_bytes()
-    for kept in range(len(whole.splitlines(keepends=True)[0]) + 1, len(whole)):
+    first = len(whole.splitlines(keepends=True)[0])
+    for kept in (
+        first,
+        first + 1,
+        first + 9,
+        len(whole) - 40,
+        len(whole) - 3,
+        len(whole) - 2,
+        len(whole) - 1,
+    ):
         path.write_bytes(whole[:kept])
         with Manifest(tmp_path, {}) as manifest:
             assert manifest.is_done("a", lambda: SOURCE)
@@ -85,8 +94,9 @@ def test_another_identity_is_refused_by_what_differs_unless_forced(tmp_path: Pat
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"precious")
-    with pytest.raises(UsageError, match="did not write"):
-        Manifest(tmp_path, {})
+    for force in (False, True):
+        with pytest.raises(UsageError, match="did not write"):
+            Manifest(tmp_path, {}, force)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
     with pytest.raises(UsageError, match="is a file"):
         Manifest(tmp_path / "holiday.jpg", {})
