@@ -116,9 +116,7 @@ def test_the_matrix_stage_and_the_command_make_the_same_pixels(tmp_path: Path, d
 
 
 @pytest.mark.slow
-def test_photographs_of_24_megapixels_need_less_than_four_gibibytes(
-    tmp_path: Path, generator
-) -> None:
+def test_photographs_of_24_megapixels_need_less_than_four_gibibytes(tmp_path: Path, generator) -> None:
     images, masks = tmp_path / "images", tmp_path / "masks"
     for number in range(2):
         save(images / f"{number}.jpg", photo(number, 4000, 6000))
