@@ -312,8 +312,7 @@ class _Planner:
             protector=protector_spec,
             victim=victim_spec.model_copy(
                 update={
-                    # A config file is called by its name in tables, wherever it lies.
-                    "name": victim_spec.name.rpartition("/")[2].removesuffix(".py"),
+                    "name": shown_name(victim, victim_spec.name),
                     "task": task,
                     "options": victim_options.model_dump(mode="json"),
                 }
@@ -417,6 +416,11 @@ class _Planner:
     ) -> Stage:
         stage = Stage(kind, key_of(identity), identity, inputs or {}, datasets or {}, label)
         return self.stages.setdefault(stage.id, stage)
+
+
+def shown_name(victim: Any, name: str) -> str:
+    """What tables call a victim: its registered name, or the name of its config file wherever it lies."""
+    return name if name == victim.name else f"{name.rpartition('/')[2].removesuffix('.py')}.py"
 
 
 def choose_task(victim: Any, spec: VictimSpec, dataset: Dataset) -> Task:

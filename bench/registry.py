@@ -13,6 +13,9 @@ from bench.errors import PluginUnavailable, UnknownName
 Kind = Literal["protector", "victim", "defense", "dataset"]
 KINDS: tuple[Kind, ...] = ("protector", "victim", "defense", "dataset")
 
+OPEN: dict[Kind, str] = {"victim": "config_file"}
+"""Plugins that are asked about names which nobody registered: config files are victims by their own names."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -44,6 +47,26 @@ def load(kind: Kind, name: str) -> Any:
     if found is None:
         raise UnknownName(unknown(kind, name, list(_entry_points(kind))))
     return _import(kind, found)
+
+
+def resolve(kind: Kind, name: str) -> tuple[Any, dict[str, Any]]:
+    """The plugin class behind a name, and the options that the name itself stands for.
+
+    Registered names stand for no options; others are what the plugin in `OPEN` makes of them.
+
+    Raises:
+        UnknownName: The name means nothing; the message holds the nearest that do.
+        PluginUnavailable: The plugin does not import.
+        BenchError: What the plugin in `OPEN` finds wrong with it.
+    """
+    known = _entry_points(kind)
+    if name in known or OPEN.get(kind) not in known:
+        return load(kind, name), {}
+    plugin = load(kind, OPEN[kind])
+    options = plugin.options_of(name)
+    if options is None:
+        raise UnknownName(unknown(kind, name, [*known, *plugin.alike(name)]))
+    return plugin, options
 
 
 def names(kind: Kind) -> tuple[str, ...]:

@@ -73,7 +73,8 @@ class Victim(ABC):
     Attributes:
         name: Registered name.
         version: Raised whenever outputs change for the same options; part of the key.
-        tasks: Tasks that it can be trained for, the default first.
+        tasks: Tasks that it can be trained for, the default first. An instance may know fewer; none means that
+            the user has to say which.
         inits: Starting weights that it knows.
     """
 
@@ -92,6 +93,16 @@ class Victim(ABC):
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
         """Fills in what the user left open, by profile. The result is what enters the key."""
         return cls.Options(**given)
+
+    def check(self, init: Init) -> None:
+        """Called before anything is computed: finds what would otherwise stop a training hours later.
+
+        Args:
+            init: Starting weights, one of `inits`.
+
+        Raises:
+            BenchError: It could not start from them.
+        """
 
     @abstractmethod
     def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
