@@ -94,7 +94,7 @@ class Victim(ABC):
         """Fills in what the user left open, by profile. The result is what enters the key."""
         return cls.Options(**given)
 
-    def check(self, init: Init) -> None:
+    def check(self, init: Init) -> None:  # noqa: B027 - nothing to check is the common case
         """Called before anything is computed: finds what would otherwise stop a training hours later.
 
         Args:
