@@ -123,6 +123,7 @@ class DeepLabV3(semantic.SemanticVictim):
     Options: ClassVar[type[VictimOptions]] = DeepLabV3Options
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     custom_imports: ClassVar[tuple[str, ...]] = ("victims.deeplab_model", "victims.semantic_losses")
+    pools_globally: ClassVar[bool] = True
 
     @property
     def divisor(self) -> int:

@@ -39,7 +39,7 @@ class PlainEncoder(BaseModule):
     def __init__(self, width: int, stages: int = 4) -> None:
         super().__init__()
         channels = [3, *(width * 2**stage for stage in range(stages))]
-        self.stages = nn.ModuleList(map(_double_convolution, channels[:-1], channels[1:]))
+        self.stages = nn.ModuleList(map(double_convolution, channels[:-1], channels[1:]))
         self.to(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -85,7 +85,7 @@ class PlainPixelDecoder(BaseModule):
         widths = [wide, *narrower[:-1], out_channels]
         inputs = [coarse + fine for coarse, fine in zip(widths[:-1], narrower, strict=True)]
         inputs[-1] += self.position_channels
-        self.stages = nn.ModuleList(map(_double_convolution, inputs, widths[1:]))
+        self.stages = nn.ModuleList(map(double_convolution, inputs, widths[1:]))
         self.projections = nn.ModuleList(nn.Conv2d(width, feat_channels, 1) for width in widths[:num_outs])
         self.position = SinePositionalEncoding(self.position_channels // 2, normalize=True)
         self.mask_feature = nn.Conv2d(out_channels, out_channels, 1)
@@ -113,7 +113,8 @@ class PlainPixelDecoder(BaseModule):
         return self.mask_feature(merged), scales
 
 
-def _double_convolution(inputs: int, outputs: int) -> nn.Sequential:
+def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
+    """Two 3x3 convolutions with batch norm and ReLU."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         layers += [

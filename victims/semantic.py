@@ -12,7 +12,16 @@ from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOpt
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-"""ImageNet's RGB statistics in levels, which pretrained backbones expect."""
+"""ImageNet's RGB statistics in levels, which most pretrained backbones expect."""
+
+HEADS = ("decode_head", "auxiliary_head", "net.decoder", "net.segmentation_head")
+"""Where the parameters after the backbone or encoder are, in mmseg's models and in ours of smp's networks."""
+
+WARM_UP = 0.3
+"""Share of a training with AdamW in which the learning rate rises."""
+
+MAX_CLASSES = 255
+"""Label maps are uint8 and 255 is void."""
 
 
 class SemanticOptions(VictimOptions):
@@ -25,7 +34,7 @@ class SemanticOptions(VictimOptions):
         optimizer: `adamw` with a one-cycle schedule (Smith and Topin, 2018), or `sgd` with momentum 0.9 and
             polynomial decay of power 0.9 (DeepLab's).
         learning_rate: Greatest learning rate.
-        head_rate_factor: Factor on the learning rate of decode heads.
+        head_rate_factor: Factor on the learning rate of what follows the backbone or encoder.
         weight_decay: Of the optimizer.
         image_size: Longer side in pixels that images are resized to, in training and evaluation; None: as
             they are. Predictions are resized back.
@@ -64,12 +73,15 @@ class SemanticVictim(Victim):
     Attributes:
         presets: Options by profile.
         custom_imports: Modules that register what the model is built of.
+        pools_globally: Whether a batch norm follows a pooling over the whole image, which leaves it one value
+            per image.
     """
 
     inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
     Options: ClassVar[type[VictimOptions]] = SemanticOptions
     presets: ClassVar[dict[str, dict[str, Any]]]
     custom_imports: ClassVar[tuple[str, ...]] = ()
+    pools_globally: ClassVar[bool] = False
 
     @classmethod
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
@@ -81,6 +93,11 @@ class SemanticVictim(Victim):
         """What the sides of the network's input have to be multiples of."""
         raise NotImplementedError
 
+    @property
+    def coarsest(self) -> int:
+        """Pixels per cell of the coarsest features."""
+        return self.divisor
+
     def model(self, data: DataInfo, task: Task, init: Init) -> dict[str, Any]:
         """The configuration of the model, its data preprocessor included.
 
@@ -88,6 +105,16 @@ class SemanticVictim(Victim):
             SpecError: The options do not fit the data or the starting weights.
         """
         raise NotImplementedError
+
+    def train_pipeline(self, data: DataInfo) -> list[dict[str, Any]]:
+        """Transforms of training samples after loading and the defense, packing included."""
+        assert isinstance(self.options, SemanticOptions)
+        return train_pipeline(self.options, data, self.divisor)
+
+    def optim_wrapper(self) -> dict[str, Any]:
+        """The optimizer's configuration."""
+        assert isinstance(self.options, SemanticOptions)
+        return optim_wrapper(self.options)
 
     def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
         """See `Victim.recipe`.
@@ -101,19 +128,41 @@ class SemanticVictim(Victim):
             raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(self.tasks)}")
         if init not in self.inits:
             raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
+        self._check_size(data, task)
         iterations = training_length(options, data)
         return TrainingRecipe(
             model=self.model(data, task, init),
             scope="mmseg",
-            train_pipeline=train_pipeline(options, data, self.divisor),
+            train_pipeline=self.train_pipeline(data),
             test_pipeline=test_pipeline(options),
-            optim_wrapper=optim_wrapper(options),
+            optim_wrapper=self.optim_wrapper(),
             param_scheduler=param_scheduler(options, iterations),
             iterations=iterations,
             batch_size=options.batch_size,
             task=task,
             custom_imports=self.custom_imports,
         )
+
+    def _check_size(self, data: DataInfo, task: Task) -> None:
+        """Refuses what would end in an error of torch, or in a network that sees one cell per image."""
+        options = self.options
+        assert isinstance(options, SemanticOptions)
+        classes = class_count(data, task)
+        if not 2 <= classes <= MAX_CLASSES:
+            raise SpecError(
+                f"victim {self.name!r} tells 2 to {MAX_CLASSES} classes apart, and the dataset has {classes}"
+            )
+        side = options.crop_size or options.image_size or data.image_size
+        if side < self.coarsest:
+            raise SpecError(
+                f"victim {self.name!r}: training images of {side} px are smaller than one cell of its coarsest "
+                f"features ({self.coarsest} px): enlarge them with the option image_size={4 * self.coarsest}"
+            )
+        one_value = self.pools_globally or side <= self.coarsest
+        if options.batch_size == 1 and one_value:
+            raise SpecError(
+                f"victim {self.name!r}: batch norm has a single value with batch_size=1: take 2 or more"
+            )
 
 
 def class_count(data: DataInfo, task: Task) -> int:
@@ -171,12 +220,14 @@ def test_pipeline(options: SemanticOptions) -> list[dict[str, Any]]:
     return [*_resize(options), {"type": "PackSegInputs"}]
 
 
-def data_preprocessor(divisor: int) -> dict[str, Any]:
+def data_preprocessor(
+    divisor: int, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD
+) -> dict[str, Any]:
     """Normalises RGB images and pads right and bottom to multiples of `divisor`, labels with void."""
     return {
         "type": "SegDataPreProcessor",
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(mean),
+        "std": list(std),
         "bgr_to_rgb": False,
         "pad_val": 0,
         "seg_pad_val": 255,
@@ -186,7 +237,7 @@ def data_preprocessor(divisor: int) -> dict[str, Any]:
 
 
 def optim_wrapper(options: SemanticOptions) -> dict[str, Any]:
-    """The optimizer, with mixed precision and a factor for decode heads where they are asked for."""
+    """The optimizer, with mixed precision and a factor for heads where they are asked for."""
     if options.optimizer == "adamw":
         optimizer = {"type": "AdamW", "lr": options.learning_rate, "weight_decay": options.weight_decay}
     else:
@@ -202,19 +253,25 @@ def optim_wrapper(options: SemanticOptions) -> dict[str, Any]:
     }
     if options.head_rate_factor != 1:
         factor = {"lr_mult": options.head_rate_factor}
-        wrapper["paramwise_cfg"] = {"custom_keys": {"decode_head": factor, "auxiliary_head": factor}}
+        wrapper["paramwise_cfg"] = {"custom_keys": dict.fromkeys(HEADS, factor)}
     return wrapper
 
 
 def param_scheduler(options: SemanticOptions, iterations: int) -> list[dict[str, Any]]:
     """One cycle for AdamW, polynomial decay for SGD."""
+    if options.optimizer == "adamw" and options.head_rate_factor != 1:
+        # mmengine's one cycle gives all parameter groups the same rate. These two keep their ratios.
+        top = min(math.ceil(WARM_UP * iterations), iterations - 1)
+        rise = {"type": "LinearLR", "start_factor": 0.04, "begin": 0, "end": top, "by_epoch": False}
+        fall = {"type": "CosineAnnealingLR", "begin": top, "end": iterations, "by_epoch": False}
+        return [rise, fall] if top else [fall]
     if options.optimizer == "adamw":
         return [
             {
                 "type": "OneCycleLR",
                 "eta_max": options.learning_rate,
                 "total_steps": iterations,
-                "pct_start": 0.3,
+                "pct_start": WARM_UP,
                 "by_epoch": False,
             }
         ]

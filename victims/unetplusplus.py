@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from bench.errors import SpecError
-from bench.victim import DataInfo, Init, Task, VictimOptions
-from victims import semantic
-
-CPU_ENCODER = "tu-resnet18d"
-CPU_ARGUMENTS: dict[str, Any] = {"stem_width": 16, "channels": (64, 128, 256, 512), "zero_init_last": False}
-"""A narrow encoder for small images. Residual branches that start at zero would waste a short training."""
+from bench.victim import Task, VictimOptions
+from victims.semantic_encoders import COMPACT_ARGUMENTS, LITE0, EncoderOptions, EncoderVictim
 
 
-class UNetPlusPlusOptions(semantic.SemanticOptions):
+class UNetPlusPlusOptions(EncoderOptions):
     """The network and its training.
 
     Attributes:
-        encoder: Name of an encoder of segmentation-models-pytorch; `tu-` prefixes one of timm.
-        encoder_arguments: Further arguments of a `tu-` encoder, such as its `channels`.
-        encoder_depth: Stages of the encoder; the network's coarsest features have stride 2**encoder_depth.
-        decoder_channels: Channels of the decoder's stages, coarse to fine, `encoder_depth` of them.
+        decoder_channels: Channels of the decoder's stages, coarse to fine, `encoder_depth` of them. The
+            coarsest features have stride 2**encoder_depth.
     """
 
-    encoder: str = CPU_ENCODER
-    encoder_arguments: dict[str, bool | int | tuple[int, ...]] = CPU_ARGUMENTS
-    encoder_depth: int = Field(default=3, ge=3, le=5)
     decoder_channels: tuple[int, ...] = (64, 32, 16)
 
     @model_validator(mode="after")
@@ -36,8 +26,6 @@ class UNetPlusPlusOptions(semantic.SemanticOptions):
             raise ValueError(
                 f"decoder_channels needs {self.encoder_depth} entries, one per stage of the encoder"
             )
-        if self.encoder_arguments and not self.encoder.startswith("tu-"):
-            raise ValueError("encoder_arguments are for tu- encoders: leave them empty")
         return self
 
 
@@ -53,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "iterations": 12,
         "batch_size": 4,
         "shift": 4,
-        "encoder_arguments": CPU_ARGUMENTS | {"stem_width": 8, "channels": (16, 32, 64, 128)},
+        "encoder_arguments": COMPACT_ARGUMENTS | {"stem_width": 8, "channels": (16, 32, 64, 128)},
         "decoder_channels": (32, 16, 8),
     },
     "cpu": {},
@@ -78,52 +66,33 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+LITE0_SHAPES: dict[str, dict[str, Any]] = {
+    "ci": {"encoder_depth": 3, "decoder_channels": (32, 16, 8)},
+    # Photographs of 96 px: cells of 16 px are coarse enough to see an object with.
+    "cpu": {"encoder_depth": 4, "decoder_channels": (64, 48, 32, 16)},
+    "gpu": {},
+    "paper": {},
+}
 
-class UNetPlusPlus(semantic.SemanticVictim):
+
+class UNetPlusPlus(EncoderVictim):
     """UNet++ with cross-entropy and soft dice."""
 
     name: ClassVar[str] = "unetplusplus"
-    summary: ClassVar[str] = "UNet++ with any encoder of segmentation-models-pytorch"
+    summary: ClassVar[str] = f"UNet++ with any encoder of segmentation-models-pytorch, or {LITE0}"
     paper: ClassVar[str] = "https://arxiv.org/abs/1807.10165"
     tasks: ClassVar[tuple[Task, ...]] = ("semantic", "binary", "interactive")
     Options: ClassVar[type[VictimOptions]] = UNetPlusPlusOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
-    custom_imports: ClassVar[tuple[str, ...]] = ("victims.unetplusplus_model",)
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
-        """The profile's preset with `given` on top. Another encoder than the preset's keeps its own shape."""
-        encoder = PRESETS[profile].get("encoder", CPU_ENCODER)
-        own_shape = {} if given.get("encoder", encoder) == encoder else {"encoder_arguments": {}}
-        return super().resolve_options(profile, own_shape | given)
+    architecture: ClassVar[str] = "UnetPlusPlus"
+    lite0: ClassVar[dict[str, dict[str, Any]]] = LITE0_SHAPES
 
     @property
     def divisor(self) -> int:
         """The stride of the coarsest features."""
+        return self.encoder_stride
+
+    def network_arguments(self) -> dict[str, Any]:
+        """See `EncoderVictim.network_arguments`."""
         assert isinstance(self.options, UNetPlusPlusOptions)
-        return 2**self.options.encoder_depth
-
-    def model(self, data: DataInfo, task: Task, init: Init) -> dict[str, Any]:
-        """See `SemanticVictim.model`.
-
-        Raises:
-            SpecError: ImageNet weights for an encoder of another shape.
-        """
-        options = self.options
-        assert isinstance(options, UNetPlusPlusOptions)
-        if init == "imagenet" and options.encoder_arguments:
-            raise SpecError(
-                "victim 'unetplusplus': no ImageNet weights exist for an encoder whose shape was changed by "
-                "encoder_arguments: add the option encoder=resnet18"
-            )
-        return {
-            "type": "UNetPlusPlusSegmentor",
-            "encoder": options.encoder,
-            "encoder_depth": options.encoder_depth,
-            "encoder_arguments": dict(options.encoder_arguments),
-            "decoder_channels": options.decoder_channels,
-            "num_classes": semantic.class_count(data, task),
-            "dice_weight": options.dice_weight,
-            "pretrained": init == "imagenet",
-            "data_preprocessor": semantic.data_preprocessor(self.divisor),
-        }
+        return {"decoder_channels": self.options.decoder_channels}

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict
 VOID = 255
 """Label of pixels that count neither in a loss nor in a metric."""
 
-Task = Literal["semantic", "instance", "panoptic", "interactive", "binary"]
-TASKS: tuple[Task, ...] = ("semantic", "instance", "panoptic", "interactive", "binary")
+Task = Literal["semantic", "instance", "panoptic", "interactive", "binary", "detection"]
+TASKS: tuple[Task, ...] = ("semantic", "instance", "panoptic", "interactive", "binary", "detection")
+"""Wherever there are instances there is detection, which asks for their boxes alone."""
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -28,11 +29,14 @@ class Segment:
         mask: `(H, W)` bool.
         category: Contiguous index into `Dataset.categories`.
         is_crowd: A region of many instances that metrics ignore.
+        box: `(x1, y1, x2, y2)` in pixels, ends exclusive, where the dataset gives boxes of its own, which may
+            lie between pixels; None: the bounds of the mask.
     """
 
     mask: np.ndarray
     category: int
     is_crowd: bool = False
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

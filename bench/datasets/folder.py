@@ -16,7 +16,7 @@ from typing import Literal
 from bench.datasets.base import Dataset, Split
 from bench.datasets.imageio import image_size
 from bench.datasets.layout import first_few, link_or_copy, normalised, plural
-from bench.errors import DatasetError
+from bench.errors import DatasetError, SpecError
 
 Kind = Literal["image", "image_link", "indices", "mask", "ids", "coco_json", "list"]
 """What a file is: an image, the same image at a second place, a label file of class or object indices, a
@@ -85,6 +85,19 @@ class FolderDataset(Dataset):
             else:
                 link_or_copy(file.source, target)
 
+    def write_resized_json(self, file: DatasetFile, destination: Path, longest_side: int) -> None:
+        """Writes a json for images that were resized; called when all other files of the copy are written.
+
+        Args:
+            file: The json, of kind `coco_json`.
+            destination: The folder of the copy.
+            longest_side: As for `bench.datasets.resize.resize_dataset`.
+
+        Raises:
+            SpecError: The adapter does not know how.
+        """
+        raise SpecError(f"{self.name} has json labels, which cannot be resized; leave the image size out")
+
     def check_sizes(self) -> None:
         """Compares every label file with its image, by their headers.
 
@@ -124,13 +137,14 @@ def copy_coco_json(source: Path, target: Path, suffixes: dict[str, str]) -> None
     Args:
         source: The json.
         target: The file to write; must not exist.
-        suffixes: The new suffix by the stem of the image.
+        suffixes: The new suffix by `file_name` without suffix.
     """
-    content = json.loads(source.read_text(encoding="utf-8"))
+    content = json.loads(source.read_text(encoding="utf-8-sig"))
     is_changed = False
     for image in content["images"]:
         old = PurePosixPath(image["file_name"])
-        image["file_name"] = str(old.with_suffix(suffixes.get(normalised(old.stem), old.suffix)))
+        image_id = normalised(old.with_suffix("").as_posix())
+        image["file_name"] = str(old.with_suffix(suffixes.get(image_id, old.suffix)))
         is_changed |= image["file_name"] != str(old)
     if is_changed:
         write_json(target, content)

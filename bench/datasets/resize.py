@@ -11,8 +11,10 @@ from PIL import Image
 from bench.datasets.folder import DatasetFile, FolderDataset
 from bench.datasets.imageio import (
     read_binary_mask,
+    read_id_png,
     read_label_png,
     read_rgb,
+    write_id_png,
     write_label_png,
     write_png,
 )
@@ -52,12 +54,17 @@ def resize_dataset(
     if destination.exists() and any(destination.iterdir()):
         raise DatasetError(f"{destination} is not empty; a resized copy goes into an empty or new folder")
     inventory = dataset.inventory()
-    unsupported = sorted({file.kind for file in inventory} - {"image", "indices", "mask", "list"})
+    known = {"image", "indices", "mask", "ids", "list", "coco_json"}
+    unsupported = sorted({file.kind for file in inventory} - known)
     if unsupported:
         raise SpecError(f"{dataset.name} has {', '.join(unsupported)} files, which cannot be resized")
-    for done, file in enumerate(inventory):
+    # Jsons last: a panoptic one is measured anew in the resized PNGs.
+    for done, file in enumerate(sorted(inventory, key=lambda file: file.kind == "coco_json")):
         report(done, len(inventory), "resizing")
-        _write(file, destination / file.target, longest_side)
+        if file.kind == "coco_json":
+            dataset.write_resized_json(file, destination, longest_side)
+        else:
+            _write(file, destination / file.target, longest_side)
     report(len(inventory), len(inventory), "resizing")
 
 
@@ -65,6 +72,11 @@ def resized_shape(height: int, width: int, longest_side: int) -> tuple[int, int]
     """`(height, width)` with the longest side at most `longest_side`; both at least 1."""
     scale = min(1.0, longest_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def nearest(mask: np.ndarray, longest_side: int) -> np.ndarray:
+    """A bool mask on the grid of the resized image, `(height, width)` bool."""
+    return _resampled(mask.astype(np.uint8), longest_side, Image.Resampling.NEAREST).astype(bool)
 
 
 def _write(file: DatasetFile, target: Path, longest_side: int) -> None:
@@ -81,6 +93,8 @@ def _write(file: DatasetFile, target: Path, longest_side: int) -> None:
         write_label_png(
             target, _resampled(read_label_png(file.source), longest_side, Image.Resampling.NEAREST)
         )
+    elif file.kind == "ids":
+        write_id_png(target, _resampled(read_id_png(file.source), longest_side, Image.Resampling.NEAREST))
     else:
         mask = read_binary_mask(file.source).astype(np.uint8) * 255
         write_png(target, _resampled(mask, longest_side, Image.Resampling.NEAREST))

@@ -63,10 +63,10 @@ class VOC2012(FolderDataset):
     """
 
     name = "voc"
-    summary = "Pascal VOC 2012 layout, 21 classes; semantic and binary, instance where SegmentationObject is complete"
+    summary = "Pascal VOC 2012 layout, 21 classes; semantic, binary; instance, detection with SegmentationObject"
     Options = VOCOptions
     options: VOCOptions
-    tasks = frozenset({"semantic", "instance", "binary"})
+    tasks = frozenset({"semantic", "instance", "detection", "binary"})
     classes = (
         "background",
         "aeroplane",
@@ -95,7 +95,7 @@ class VOC2012(FolderDataset):
     def __init__(self, root: Path, options: VOCOptions | None = None) -> None:
         super().__init__(_locate(Path(root)), options)
         if not self._has_objects():
-            self.tasks = self.tasks - {"instance"}
+            self.tasks = self.tasks - {"instance", "detection"}
             self.categories = ()
 
     def check(self) -> None:

@@ -55,7 +55,7 @@ class Metric(ABC):
     Attributes:
         primary: Key of the score that tables show.
         resampled: Key of the score that `from_counts` computes, the one to bootstrap over images. It is
-            `primary` except for instance segmentation, whose average precision is no function of counts.
+            `primary` except for instances and boxes, whose average precision is no function of counts.
         count_keys: Keys of the per-image rows that `stack_counts` collects.
     """
 
@@ -134,7 +134,8 @@ def metric_type(task: Task) -> type[Metric]:
     Raises:
         UnknownName: No such task.
     """
-    from bench.metrics.binary import BinaryMetric
+    from bench.metrics.binary import BinaryMetric, InteractiveMetric
+    from bench.metrics.detection import DetectionMetric
     from bench.metrics.instance import InstanceMetric
     from bench.metrics.panoptic import PanopticMetric
     from bench.metrics.semantic import SemanticMetric
@@ -143,8 +144,9 @@ def metric_type(task: Task) -> type[Metric]:
         "semantic": SemanticMetric,
         "instance": InstanceMetric,
         "panoptic": PanopticMetric,
-        "interactive": BinaryMetric,
+        "interactive": InteractiveMetric,
         "binary": BinaryMetric,
+        "detection": DetectionMetric,
     }
     if task not in types:
         raise UnknownName(f"no metric for task {task!r}; tasks are {', '.join(types)}")

@@ -46,4 +46,19 @@ class InstancePrediction:
     categories: np.ndarray
 
 
-Prediction = SemanticPrediction | PanopticPrediction | InstancePrediction
+@dataclass(frozen=True)
+class DetectionPrediction:
+    """Scored boxes.
+
+    Attributes:
+        boxes: `(N, 4)` float32 `(x1, y1, x2, y2)` in pixels of the original image, ends exclusive.
+        scores: `(N,)` float32 confidences, any monotone scale.
+        categories: `(N,)` int64 indices into `Dataset.categories`.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    categories: np.ndarray
+
+
+Prediction = SemanticPrediction | PanopticPrediction | InstancePrediction | DetectionPrediction

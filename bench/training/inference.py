@@ -11,6 +11,7 @@ import numpy as np
 from bench.datasets.base import Dataset, Split
 from bench.errors import BenchError, ContractViolation
 from bench.metrics.prediction import (
+    DetectionPrediction,
     InstancePrediction,
     PanopticPrediction,
     Prediction,
@@ -88,6 +89,8 @@ def convert(output: Any, task: str, dataset: Dataset, size: tuple[int, int]) -> 
     Raises:
         ContractViolation: The prediction is missing or of another size.
     """
+    if task == "detection":
+        return _boxes(output, label_order(dataset.categories, "detection"))
     if task == "instance":
         prediction = _instances(output, label_order(dataset.categories, "instance"), size)
     elif task == "panoptic":
@@ -157,7 +160,20 @@ def _instances(output: Any, order: Sequence[int], size: tuple[int, int]) -> Inst
     return InstancePrediction(
         masks=masks.astype(bool).reshape(len(masks), *(masks.shape[1:] if len(masks) else size)),
         scores=found.scores.cpu().numpy().astype(np.float32),
-        categories=np.asarray(order, np.int64)[found.labels.cpu().numpy()],
+        # Some heads give floats where they found nothing.
+        categories=np.asarray(order, np.int64)[found.labels.cpu().numpy().astype(np.int64)],
+    )
+
+
+def _boxes(output: Any, order: Sequence[int]) -> DetectionPrediction:
+    found = getattr(output, "pred_instances", None)
+    if found is None or "bboxes" not in found:
+        raise ContractViolation("the model's output has no boxes: it was built for another task")
+    return DetectionPrediction(
+        boxes=found.bboxes.cpu().numpy().astype(np.float32).reshape(-1, 4),
+        scores=found.scores.cpu().numpy().astype(np.float32),
+        # Some heads give floats where they found nothing.
+        categories=np.asarray(order, np.int64)[found.labels.cpu().numpy().astype(np.int64)],
     )
 
 
@@ -176,7 +192,7 @@ def _panoptic(output: Any, order: Sequence[int]) -> PanopticPrediction:
     return PanopticPrediction(segments, tuple(categories))
 
 
-def _size(prediction: Prediction) -> tuple[int, ...]:
+def _size(prediction: SemanticPrediction | PanopticPrediction | InstancePrediction) -> tuple[int, ...]:
     if isinstance(prediction, SemanticPrediction):
         return prediction.labels.shape
     if isinstance(prediction, PanopticPrediction):

@@ -19,14 +19,14 @@ def label_order(categories: Sequence[Category], task: Task) -> tuple[int, ...]:
 
     Args:
         categories: `Dataset.categories`.
-        task: `instance`: things alone; `panoptic`: things, then stuff.
+        task: `instance` and `detection`: things alone; `panoptic`: things, then stuff.
 
     Returns:
         Indices into `categories`; entry k is the category of model label k.
     """
     things = [index for index, category in enumerate(categories) if category.is_thing]
     stuff = [index for index, category in enumerate(categories) if not category.is_thing]
-    return tuple(things if task == "instance" else things + stuff)
+    return tuple(things if task in ("instance", "detection") else things + stuff)
 
 
 def target_map(annotation: Annotation, categories: Sequence[Category], task: Task) -> np.ndarray:
@@ -45,6 +45,19 @@ def target_map(annotation: Annotation, categories: Sequence[Category], task: Tas
         if not segment.is_crowd:
             target[segment.mask] = label_of[segment.category]
     return target
+
+
+def object_box(annotation: Annotation) -> tuple[float, float, float, float] | None:
+    """The tight box x0, y0, x1, y1 of the foreground in pixels of the image, with exclusive ends.
+
+    The prompt of an interactive victim, and all that it gets of the label of a test image. None for an image
+    without an object, which has no prompt.
+    """
+    inside = annotation.foreground & (annotation.semantic != VOID)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if not len(rows):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def instance_targets(
@@ -74,7 +87,8 @@ def instance_targets(
         masks[index] = segment.mask
         rows = np.flatnonzero(segment.mask.any(1))
         columns = np.flatnonzero(segment.mask.any(0))
-        boxes[index] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        bounds = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        boxes[index] = segment.box or bounds
     return {
         "gt_bboxes": HorizontalBoxes(boxes),
         "gt_bboxes_labels": np.array([label_of[segment.category] for segment in things], np.int64),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
+from bench.errors import EnvironmentFault
 from bench.seeds import derive_seed
 from bench.training.environment import prepare
 from bench.victim import TrainingRecipe
@@ -45,5 +47,12 @@ def build_initialised_model(recipe: TrainingRecipe, device: str, seed: int) -> A
     seed_everything(derive_seed(seed, "init"))
     # Drawn on the CPU, so that CPU and CUDA start from the same weights.
     model = build_model(recipe, "cpu")
-    model.init_weights()
+    try:
+        model.init_weights()
+    except (OSError, pickle.UnpicklingError, KeyError) as error:  # a URLError is an OSError
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise EnvironmentFault(
+            f"the victim's pretrained weights cannot be read ({reason}): put them into torch's cache "
+            "(TORCH_HOME) on a machine with network access and copy it here, or use --init scratch"
+        ) from error
     return model.to(device)

@@ -18,7 +18,7 @@ from bench.defense import Defense
 from bench.errors import BenchError, ContractViolation
 from bench.seeds import derive_seed, generator
 from bench.training.environment import prepare
-from bench.training.labels import instance_targets, target_map
+from bench.training.labels import instance_targets, object_box, target_map
 from bench.training.randomness import seed_everything
 from bench.victim import TrainingRecipe
 
@@ -110,9 +110,10 @@ class TrainingSamples(_Samples):
             )
         for attempt in range(MAX_ATTEMPTS):
             seed_everything(derive_seed(self._seed, "augment", image_id, draw, attempt))
-            packed = self.transform(
-                sample(image_id, defended.copy(), annotation, self._dataset, self._recipe.task)
-            )
+            results = sample(image_id, defended.copy(), annotation, self._dataset, self._recipe.task)
+            # For augmentations that the images of a batch share.
+            results["batch_seed"] = derive_seed(self._seed, "batch", draw // self._recipe.batch_size)
+            packed = self.transform(results)
             if packed is not None:
                 return packed
         raise ContractViolation(
@@ -134,7 +135,8 @@ class TrainingSamples(_Samples):
 class EvaluationSamples(_Samples):
     """Images of a split behind the victim's test pipeline, indexed by position in `ids`.
 
-    Labels are attached for interactive victims alone, whose prompts are made from them.
+    No labels are attached. For task interactive a sample has the box of its object, which is the task's input,
+    under `prompt_box`; see `object_box`.
     """
 
     def __init__(self, dataset: Dataset, split: Split, recipe: TrainingRecipe, ids: Sequence[str]) -> None:
@@ -153,11 +155,13 @@ class EvaluationSamples(_Samples):
         """
         image_id = self._ids[item]
         image = self._dataset.image(self._split, image_id)
-        annotation = (
-            self._dataset.annotation(self._split, image_id) if self._recipe.task == "interactive" else None
-        )
+        unlabelled = sample(image_id, image.copy(), None, self._dataset, self._recipe.task)
+        if self._recipe.task == "interactive":
+            box = object_box(self._dataset.annotation(self._split, image_id))
+            if box is not None:
+                unlabelled["prompt_box"] = box
         seed_everything(derive_seed("evaluate", image_id))
-        packed = self.transform(sample(image_id, image.copy(), annotation, self._dataset, self._recipe.task))
+        packed = self.transform(unlabelled)
         if packed is None:
             raise ContractViolation(
                 f"the test pipeline rejected image {image_id!r}: it must keep every image"
@@ -173,7 +177,7 @@ def sample(
     Args:
         image_id: Packed as `img_id`.
         image: `(H, W, 3)` uint8 RGB; the pipeline may change it.
-        annotation: The labels, or None for test images without prompts.
+        annotation: The labels; None for test images.
         dataset: Gives the categories.
         task: Decides which targets are made.
     """
@@ -191,12 +195,16 @@ def sample(
     }
     if annotation is None:
         return results
-    if task != "instance":
+    if task not in ("instance", "detection"):
         results["gt_seg_map"] = target_map(annotation, dataset.categories, task)
         results["seg_fields"] = ["gt_seg_map"]
         results["ignore_index"] = 255
     if task in ("instance", "panoptic"):
         results |= instance_targets(annotation.segments, dataset.categories, height, width)
+    elif task == "detection":
+        targets = instance_targets(annotation.segments, dataset.categories, height, width)
+        del targets["gt_masks"]
+        results |= targets
     return results
 
 

@@ -15,7 +15,7 @@ from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.datasets.base import Annotation, Category, Segment
 from bench.errors import ArtifactCorrupt, ContractViolation
-from bench.metrics.prediction import InstancePrediction, PanopticPrediction
+from bench.metrics.prediction import DetectionPrediction, InstancePrediction, PanopticPrediction
 from bench.training.inference import convert, predict
 from bench.training.labels import instance_targets, label_order, target_map
 from bench.training.sampler import DrawSampler
@@ -141,6 +141,12 @@ def test_instances_are_the_things_with_exclusive_boxes_and_crowds_flagged() -> N
     assert targets["gt_masks"].masks.shape == (2, 6, 4) and targets["gt_masks"].masks.sum() == 8
 
 
+def test_boxes_of_the_dataset_go_before_the_bounds_of_the_mask() -> None:
+    cat = Segment(annotation().segments[1].mask, 1, box=(0.25, 1.5, 3.75, 3.0))
+    targets = instance_targets((cat,), MIXED, 6, 4)
+    assert targets["gt_bboxes"].tensor.tolist() == [[0.25, 1.5, 3.75, 3.0]]
+
+
 def test_an_image_without_things_has_empty_targets() -> None:
     targets = instance_targets((), MIXED, 6, 4)
     assert targets["gt_bboxes"].tensor.shape == (0, 4) and targets["gt_masks"].masks.shape == (0, 6, 4)
@@ -151,6 +157,7 @@ def test_an_image_without_things_has_empty_targets() -> None:
     [
         ("semantic", {"gt_seg_map"}),
         ("instance", {"gt_bboxes", "gt_bboxes_labels", "gt_masks", "gt_ignore_flags"}),
+        ("detection", {"gt_bboxes", "gt_bboxes_labels", "gt_ignore_flags"}),
         ("panoptic", {"gt_seg_map", "gt_bboxes", "gt_bboxes_labels", "gt_masks", "gt_ignore_flags"}),
     ],
 )
@@ -201,6 +208,24 @@ def test_instances_keep_masks_scores_and_categories(count: int) -> None:
     assert isinstance(prediction, InstancePrediction)
     assert prediction.masks.shape == (count, 2, 4) and prediction.masks.dtype == bool
     assert prediction.scores.dtype == np.float32 and prediction.categories.tolist() == [3] * count
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_boxes_keep_scores_and_categories(count: int) -> None:
+    fields = {
+        "bboxes": torch.rand(count, 4),
+        "scores": torch.rand(count),
+        # Some heads of mmdet give floats where they found nothing.
+        "labels": torch.ones(count, dtype=torch.long if count else torch.float),
+    }
+    prediction = convert(mmdet_output(pred_instances=fields), "detection", mixed_dataset(), (2, 4))
+    assert isinstance(prediction, DetectionPrediction)
+    assert prediction.boxes.shape == (count, 4) and prediction.boxes.dtype == np.float32
+    assert (
+        np.array_equal(prediction.boxes, fields["bboxes"]) and prediction.categories.tolist() == [3] * count
+    )
+    with pytest.raises(ContractViolation, match="no boxes"):
+        convert(mmdet_output(), "detection", mixed_dataset(), (2, 4))
 
 
 def test_a_prediction_of_another_size_or_task_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.datasets.base import Annotation, Category, Dataset, Segment, Split
+from bench.datasets.base import TASKS, Annotation, Category, Dataset, Segment, Split
 from bench.datasets.shapes.scenes import CLASSES, draw_scene
 from bench.defense import Defense
 from bench.victim import DataInfo, TrainingRecipe, Victim
@@ -29,7 +29,7 @@ class MemoryShapes(Dataset):
         self, train: int = 6, val: int = 3, sizes: tuple[tuple[int, int], ...] = ((64, 64),)
     ) -> None:
         super().__init__(Path("nowhere"))
-        self.tasks = frozenset({"semantic", "binary", "interactive", "instance", "panoptic"})
+        self.tasks = frozenset(TASKS)
         self.classes = ("background", *CLASSES)
         self.categories = (Category("background", False), *(Category(name, True) for name in CLASSES))
         self._counts = {"train": train, "val": val}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torchvision.models import resnet18
+from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights, resnet18
 from training_support import Identity, MemoryShapes, recipe_of
 
-from bench.errors import EnvironmentFault, SpecError
+from bench.errors import ArtifactCorrupt, EnvironmentFault, SpecError
 from bench.metrics.prediction import SemanticPrediction
 from bench.training.inference import predict
 from bench.training.model import build_initialised_model
@@ -87,23 +90,86 @@ def imagenet_recipe() -> Any:
     return DeepLabV3(options).recipe(data(), "semantic", "imagenet", "ci")
 
 
-def test_torchvision_weights_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def torchvision_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place for weights of ResNet-18 in a cache of torch's, under the name of `torchvision_weights`."""
+    from victims import pretrained
+
+    digest = hashlib.sha256(torchvision_weights()).hexdigest()
+    name = f"resnet18-{digest[:8]}.pth"
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(pretrained.TORCHVISION_FILES, 18, name)
+    return tmp_path / "checkpoints" / name
+
+
+@functools.cache
+def torchvision_weights() -> bytes:
     torch.manual_seed(0)
-    source = resnet18(weights=None).state_dict()
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(source, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    stream = io.BytesIO()
+    torch.save(resnet18(weights=None).state_dict(), stream)
+    return stream.getvalue()
+
+
+def test_torchvision_weights_are_loaded(torchvision_file: Path) -> None:
+    torchvision_file.parent.mkdir()
+    torchvision_file.write_bytes(torchvision_weights())
+    source = torch.load(torchvision_file, weights_only=True)
     model = build_initialised_model(imagenet_recipe(), "cpu", seed=0)
     loaded = model.backbone.state_dict()
     assert {name for name in source if not name.startswith("fc.")} == set(loaded)
     assert all(torch.equal(tensor, source[name]) for name, tensor in loaded.items())
 
 
-def test_missing_imagenet_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_imagenet_weights_are_named(torchvision_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(EnvironmentFault, match=r"put https://.*/resnet18-f37072fd\.pth at .*checkpoints"):
+    expected = rf"put https://download\.pytorch\.org/models/{torchvision_file.name} at {torchvision_file}"
+    with pytest.raises(EnvironmentFault, match=expected):
         build_initialised_model(imagenet_recipe(), "cpu", seed=0)
+
+
+def test_damaged_imagenet_weights_are_refused(torchvision_file: Path) -> None:
+    torchvision_file.parent.mkdir()
+    torchvision_file.write_bytes(torchvision_weights()[:-1])
+    with pytest.raises(ArtifactCorrupt, match="is damaged or another file"):
+        build_initialised_model(imagenet_recipe(), "cpu", seed=0)
+
+
+def test_the_names_of_torchvisions_files_are_still_its_own() -> None:
+    from victims.pretrained import TORCHVISION_FILES, TORCHVISION_URL
+
+    assert ResNet18_Weights.IMAGENET1K_V1.url == TORCHVISION_URL + TORCHVISION_FILES[18]
+    assert ResNet50_Weights.IMAGENET1K_V1.url == TORCHVISION_URL + TORCHVISION_FILES[50]
+    assert ResNet101_Weights.IMAGENET1K_V1.url == TORCHVISION_URL + TORCHVISION_FILES[101]
+
+
+def paper_model(classes: int, **given: Any) -> Any:
+    info = DataInfo(tuple(map(str, range(classes))), (), image_size=512, train_images=100)
+    options = DeepLabV3.resolve_options("paper", {"sliding_window": False, **given})
+    recipe = DeepLabV3(options).recipe(info, "semantic", "scratch", "paper")
+    return build_initialised_model(recipe, "cpu", seed=0)
+
+
+def parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_the_paper_model_is_mmsegs_with_pyramids_of_256_channels_and_trains_at_a_reduced_size() -> None:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    # With mmseg's own 512 channels: its deeplabv3_r50-d8 for ADE20K, 68.21 M with the auxiliary head.
+    assert parameters(paper_model(150, aspp_channels=512)) == 68_213_900
+    # The code that the paper's table 4 points to has 256.
+    model = paper_model(21)
+    assert 42.8e6 < parameters(model) < 42.9e6
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 21, (1, 65, 65)))) for _ in range(2)]
+    losses = model(torch.randn(2, 3, 65, 65), samples, mode="loss")
+    assert {"decode.loss_ce", "aux.loss_ce"} <= set(losses)
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""The registered dataset `shapes`: generated, deterministic, labelled for all five tasks.
+"""The registered dataset `shapes`: generated, deterministic, labelled for all tasks.
 
 One folder holds the same scenes in three public layouts, images hard-linked between them:
 
@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from bench.datasets.base import SPLITS, Annotation, Category, DatasetOptions, Segment, Split
+from bench.datasets.base import SPLITS, TASKS, Annotation, Category, DatasetOptions, Segment, Split
 from bench.datasets.folder import DatasetFile, FolderDataset, write_json
 from bench.datasets.imageio import (
     read_id_png,
@@ -102,11 +102,11 @@ class Shapes(FolderDataset):
 
     name = "shapes"
     version = 1
-    summary = "drawn scenes, no download; class by outline only, with distractors; all five tasks"
+    summary = "drawn scenes, no download; class by outline only, with distractors; all tasks"
     generated = True
     Options = ShapesOptions
     options: ShapesOptions
-    tasks = frozenset({"semantic", "instance", "panoptic", "interactive", "binary"})
+    tasks = frozenset(TASKS)
     classes = ("background", *CLASSES)
     categories = (
         *(Category(name, is_thing=True) for name in CLASSES),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.datasets.hqseg44k import TRAIN_SETS, VAL_SETS
 from bench.datasets.imageio import read_rgb, write_jpeg95, write_png
 from bench.datasets.shapes.dataset import Shapes
 
@@ -87,6 +88,17 @@ def make_pairs(folder: Path, images: str = "images", masks: str = "masks", lists
     return folder
 
 
+def make_hqseg44k(root: Path) -> Path:
+    """Two images in each of the eleven sets of HQSeg-44K, where its authors' archives put them; returns `root`."""
+    for sets in (TRAIN_SETS, VAL_SETS):
+        for number, (images, masks) in enumerate(sets.values()):
+            for image_id in IDS[number % 4 : number % 4 + 2]:
+                seed = 10 * number + IDS.index(image_id)
+                save_image(root / images / f"{image_id}.jpg", photo(seed))
+                save_image(root / masks / f"{image_id}.png", blob(seed) * np.uint8(255))
+    return root
+
+
 def png_writer(image_id: str, source: Path, target: Path) -> Path:
     """What the protect stage does, with a visible change."""
     target = target.with_suffix(".png")
@@ -120,6 +132,7 @@ class Tools:
     save_list = staticmethod(save_list)
     make_voc = staticmethod(make_voc)
     make_pairs = staticmethod(make_pairs)
+    make_hqseg44k = staticmethod(make_hqseg44k)
     png_writer: Callable = staticmethod(png_writer)
     jpeg_writer: Callable = staticmethod(jpeg_writer)
     tree_hash = staticmethod(tree_hash)

@@ -9,15 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_support import make_instances, make_panoptic
 
 from bench.datasets.base import SPLITS, TASKS
+from bench.datasets.coco_instance import CocoInstance
+from bench.datasets.coco_panoptic import CocoPanoptic
 from bench.datasets.fingerprint import fingerprint
+from bench.datasets.hqseg44k import HQSeg44K
 from bench.datasets.image_mask import ImageMask
 from bench.datasets.layout import link_or_copy
 from bench.datasets.voc import VOC2012
 from bench.errors import DatasetError
 
-KINDS = ("shapes", "voc", "image_mask", "image_mask sets", "image_mask split")
+KINDS = (
+    "shapes",
+    "voc",
+    "image_mask",
+    "image_mask sets",
+    "image_mask split",
+    "hqseg44k",
+    "coco_instance",
+    "coco_panoptic",
+)
 
 
 @pytest.fixture(params=KINDS)
@@ -27,6 +40,12 @@ def dataset(request, tmp_path, tools, shapes):
         return shapes
     if request.param == "voc":
         return VOC2012(tools.make_voc(root))
+    if request.param == "coco_instance":
+        return CocoInstance(make_instances(root))
+    if request.param == "coco_panoptic":
+        return CocoPanoptic(make_panoptic(root))
+    if request.param == "hqseg44k":
+        return HQSeg44K(tools.make_hqseg44k(root))
     if request.param == "image_mask":
         return ImageMask(tools.make_pairs(root))
     if request.param == "image_mask sets":
@@ -109,7 +128,8 @@ def test_annotations_keep_their_promise(dataset):
             assert annotation.semantic.shape == annotation.foreground.shape == image.shape[:2]
             assert annotation.foreground.dtype == bool
             assert set(np.unique(annotation.semantic)) <= {*range(len(dataset.classes)), 255}
-            assert np.array_equal(annotation.foreground, ~np.isin(annotation.semantic, (0, 255)))
+            nothing = (0, 255) if dataset.classes[0] == "background" else (255,)
+            assert np.array_equal(annotation.foreground, ~np.isin(annotation.semantic, nothing))
             for segment in annotation.segments:
                 assert segment.mask.shape == image.shape[:2] and segment.mask.dtype == bool
                 assert 0 <= segment.category < len(dataset.categories)
@@ -124,7 +144,7 @@ def test_unreadable_folder_is_told(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    for adapter in (VOC2012, ImageMask):
+    for adapter in (VOC2012, ImageMask, CocoInstance, CocoPanoptic):
         with pytest.raises(DatasetError, match=r"cannot read dataset folder .*: Permission denied"):
             adapter(tmp_path).check()
 
@@ -161,7 +181,8 @@ def test_link_falls_back_to_a_copy(tmp_path, monkeypatch):
 def test_importing_adapters_imports_nothing_heavy():
     code = (
         "import sys, bench.datasets.shapes.dataset, bench.datasets.voc, bench.datasets.image_mask, "
-        "bench.datasets.resize, bench.datasets.fingerprint; "
+        "bench.datasets.resize, bench.datasets.fingerprint, bench.datasets.coco_instance, "
+        "bench.datasets.coco_panoptic; "
         "print({'torch', 'mmengine', 'mmcv', 'pandas', 'matplotlib', 'cv2'} & set(sys.modules))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

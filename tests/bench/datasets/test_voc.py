@@ -30,7 +30,7 @@ def test_every_level_of_the_folder_is_the_same_dataset(folder):
 def test_labels(folder, tools):
     dataset = VOC2012(folder)
     assert dataset.ids("train") == tools.train and dataset.ids("val") == tools.val
-    assert dataset.tasks == {"semantic", "instance", "binary"} and len(dataset.classes) == 21
+    assert dataset.tasks == {"semantic", "instance", "detection", "binary"} and len(dataset.classes) == 21
     for split, ids in (("train", tools.train), ("val", tools.val)):
         for image_id in ids:
             number = tools.ids.index(image_id)

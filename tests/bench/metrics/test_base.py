@@ -10,17 +10,30 @@ from bench.datasets.base import TASKS, Annotation, Category, Segment
 from bench.errors import ContractViolation, UnknownName
 from bench.metrics.arithmetic import mean_defined, optional, ratio
 from bench.metrics.base import for_task, metric_type
-from bench.metrics.prediction import InstancePrediction, PanopticPrediction, SemanticPrediction
+from bench.metrics.prediction import (
+    DetectionPrediction,
+    InstancePrediction,
+    PanopticPrediction,
+    SemanticPrediction,
+)
 
 CLASSES = ("background", "object")
 CATEGORIES = (Category("cat", is_thing=True), Category("grass", is_thing=False))
-PRIMARY = {"semantic": "mIoU", "binary": "IoU", "interactive": "IoU", "panoptic": "PQ", "instance": "AP"}
+PRIMARY = {
+    "semantic": "mIoU",
+    "binary": "IoU",
+    "interactive": "mIoU",
+    "panoptic": "PQ",
+    "instance": "AP",
+    "detection": "AP",
+}
 
 
 def test_importing_metrics_imports_nothing_heavy():
     code = (
         "import sys; import bench.metrics, bench.metrics.base, bench.metrics.semantic, bench.metrics.binary,"
-        "bench.metrics.panoptic, bench.metrics.instance, bench.metrics.quality, bench.report.statistics;"
+        "bench.metrics.panoptic, bench.metrics.instance, bench.metrics.detection, bench.metrics.quality,"
+        "bench.report.statistics;"
         "print([m for m in ('torch','pandas','scipy','pycocotools','matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -60,6 +73,7 @@ def test_a_prediction_of_another_kind_or_size_is_refused(task):
         "semantic": SemanticPrediction(np.zeros((2, 3), np.uint8)),
         "panoptic": PanopticPrediction(np.zeros((2, 3), np.int32), ()),
         "instance": InstancePrediction(np.zeros((1, 2, 3), bool), np.ones(1), np.zeros(1, np.int64)),
+        "detection": DetectionPrediction(np.zeros((1, 3)), np.ones(1), np.zeros(1, np.int64)),
     }
     kind = task if task in wrong_size else "semantic"
     with pytest.raises(ContractViolation, match=r"'img'.*shape"):

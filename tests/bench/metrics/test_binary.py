@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from bench.datasets.base import VOID, Annotation
 from bench.errors import ContractViolation
-from bench.metrics.binary import BinaryMetric, boundary_iou, boundary_width
+from bench.metrics.binary import BinaryMetric, InteractiveMetric
 from bench.metrics.prediction import SemanticPrediction
 
 TRUTHS = arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 1, VOID]))
@@ -23,8 +23,8 @@ def annotation(truth) -> Annotation:
     return Annotation(truth, (), (truth != 0) & (truth != VOID))
 
 
-def score(pairs):
-    metric = BinaryMetric(("background", "object"))
+def score(pairs, kind=BinaryMetric):
+    metric = kind(("background", "object"))
     for number, (predicted, truth) in enumerate(pairs):
         metric.update(f"{number:03}", SemanticPrediction(np.asarray(predicted, np.uint8)), annotation(truth))
     return metric.compute()
@@ -78,43 +78,7 @@ def test_a_dataset_with_several_classes_is_scored_by_its_foreground():
     assert score([([[0, 1, 1, 0]], [[0, 2, 3, VOID]])]).values["IoU"] == 1.0
 
 
-def test_labels_other_than_0_and_1_are_refused():
-    with pytest.raises(ContractViolation, match=r"outside 0\.\.1"):
-        score([([[2]], [[1]])])
-
-
-def brute_boundary(mask: np.ndarray, width: int) -> np.ndarray:
-    height, length = mask.shape
-    band = np.zeros_like(mask)
-    for y, x in np.argwhere(mask):
-        for v in range(y - width, y + width + 1):
-            for u in range(x - width, x + width + 1):
-                outside = not (0 <= v < height and 0 <= u < length)
-                band[y, x] |= outside or not mask[v, u]
-    return band
-
-
-def test_boundary_width_is_two_percent_of_the_diagonal_and_at_least_one():
-    assert boundary_width(300, 400) == 10
-    assert boundary_width(4, 4) == 1
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (7, 9), (60, 80)])
-def test_boundary_iou_against_brute_force(shape):
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    for _ in range(4):
-        first, second = (
-            np.hypot(y - rng.random() * shape[0], x - rng.random() * shape[1]) <= shape[0] * rng.random()
-            for _ in range(2)
-        )
-        bands = [brute_boundary(mask, boundary_width(*shape)) for mask in (first, second)]
-        union = (bands[0] | bands[1]).sum()
-        expected = (bands[0] & bands[1]).sum() / union if union else 1.0
-        assert boundary_iou(first, second) == pytest.approx(expected)
-
-
-def test_boundary_iou_sees_what_iou_does_not():
+def test_a_mean_over_images_of_boundary_iou():
     truth = np.zeros((100, 100), np.uint8)
     truth[10:90, 10:90] = 1
     smaller = np.zeros_like(truth)
@@ -122,6 +86,59 @@ def test_boundary_iou_sees_what_iou_does_not():
     values = score([(smaller, truth)]).values
     assert values["IoU"] > 0.9
     assert values["mBIoU"] < 0.25
+
+
+def test_labels_other_than_0_and_1_are_refused():
+    with pytest.raises(ContractViolation, match=r"outside 0\.\.1"):
+        score([([[2]], [[1]])])
+
+
+def test_interactive_by_hand():
+    pairs = [
+        ([[1, 1, 0, 0]], [[1, 0, 0, VOID]]),
+        ([[1, 1, 1, 1]], [[1, 0, 1, 0]]),
+        ([[1, 1, 1, 1]], [[0, 0, 0, 0]]),  # no object, no prompt, no score
+    ]
+    scores = score(pairs, InteractiveMetric)
+    assert scores.primary == "mIoU" and scores.score == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert scores.values["box_mIoU"] == pytest.approx((1 + 2 / 3) / 2)
+    assert scores.values["IoU"] == pytest.approx((1 + 2) / (2 + 4))
+    assert scores.constant == pytest.approx((1 / 3 + 2 / 4) / 2)
+    assert [row["IoU"] for row in scores.per_image] == [0.5, 0.5, None]
+    assert scores.per_image[2]["boundary_IoU"] is None and scores.per_image[2]["union"] == 0
+
+
+def test_interactive_scores_each_set_of_images():
+    metric = InteractiveMetric(("background", "object"))
+    for image_id, row in (("a/1", [1, 1]), ("a/2", [1, 0]), ("b/1", [0, 1])):
+        metric.update(image_id, SemanticPrediction(np.array([row], np.uint8)), annotation([[1, 0]]))
+    rows = {row["name"]: row for row in metric.compute().per_class}
+    assert set(rows) == {"foreground", "a", "b"}
+    assert rows["a"]["mIoU"] == 0.75 and rows["b"]["mIoU"] == 0 and rows["a"]["mBIoU"] == 0.75
+
+
+def test_interactive_without_any_object_is_undefined():
+    scores = score([([[0, 1]], [[0, 0]]), ([[0, 1]], [[VOID, VOID]])], InteractiveMetric)
+    assert set(scores.values.values()) == {None} and scores.constant is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(PAIRS)
+def test_interactive_properties(pairs):
+    scores, pooled = score(pairs, InteractiveMetric), score(pairs)
+    assert InteractiveMetric.rescore(scores.per_image) == scores.score
+    json.dumps([scores.values, scores.per_class, scores.per_image], allow_nan=False)
+    if all((truth == 1).any() for _, truth in pairs):
+        for key, value in pooled.values.items():
+            assert scores.values[key] == pytest.approx(value), key
+    filled = []
+    for predicted, truth in pairs:
+        box = np.zeros_like(predicted)
+        if (truth == 1).any():
+            rows, columns = np.nonzero(truth == 1)
+            box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+        filled.append((box, truth))
+    assert score(filled, InteractiveMetric).score == pytest.approx(scores.values["box_mIoU"])
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,0 +1,56 @@
+"""The strided 1x1 convolution: right, also where oneDNN's is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from victims.strided_pointwise import StridedPointwise, replace_strided_pointwise
+
+
+@pytest.mark.parametrize(("channels", "side"), [(4, 64), (8, 57), (8, 20), (16, 64), (24, 31)])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_it_is_the_convolution_that_it_replaces(channels: int, side: int, stride: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(channels, 8, 1, stride)  # in the usual memory order, where oneDNN is right
+    images = torch.randn(2, channels, side, side + 1)
+    found = StridedPointwise(channels, 8, 1, stride)
+    found.load_state_dict(plain.state_dict())
+    found.to(memory_format=torch.channels_last)
+    one = images.clone().requires_grad_()
+    other = images.to(memory_format=torch.channels_last).requires_grad_()
+    expected, result = plain(one), found(other)
+    assert torch.allclose(result, expected, atol=1e-5)
+    pull = torch.randn_like(expected)
+    expected.backward(pull)
+    result.backward(pull)
+    assert torch.allclose(other.grad, one.grad, atol=1e-5)
+    assert torch.allclose(found.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_narrow_networks_survive_their_training() -> None:
+    # In a process of its own: with oneDNN's own convolution it is killed by the first iterations.
+    code = (
+        "import torch; from victims.strided_pointwise import StridedPointwise as S\n"
+        "c = S(8, 8, 1, 2, bias=False).to(memory_format=torch.channels_last)\n"
+        "for _ in range(100):\n"
+        "    x = torch.randn(4, 8, 128, 128).to(memory_format=torch.channels_last).requires_grad_()\n"
+        "    c(x).sum().backward()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_it_replaces_strided_pointwise_convolutions_alone() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 1, 2)))
+    names = set(network.state_dict())
+    replace_strided_pointwise(network)
+    assert [type(module) for module in (network[0], network[1], network[2][0])] == [
+        nn.Conv2d,
+        nn.Conv2d,
+        StridedPointwise,
+    ]
+    assert set(network.state_dict()) == names

@@ -1,0 +1,34 @@
+"""A convolution that oneDNN cannot be trusted with, done in another way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CHANNELS = 16
+PIXELS = 48 * 48
+"""From how many channels on, and up to how many pixels of the input, oneDNN does it right."""
+
+
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution with a stride; on few channels one without a stride, of every `stride`-th pixel.
+
+    oneDNN, as of torch 2.15 on a CPU, writes past its memory in the backward pass if the input is in channels-last
+    order, has fewer than 16 channels and about 56x56 pixels or more. The process dies then, or goes on with other
+    numbers. Elsewhere its result is kept, which differs in the last digits.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """As `nn.Conv2d`."""
+        if inputs.is_cuda or self.in_channels >= CHANNELS or inputs.shape[-2] * inputs.shape[-1] <= PIXELS:
+            return super().forward(inputs)
+        rows, columns = self.stride
+        picked = inputs[:, :, ::rows, ::columns].contiguous(memory_format=torch.channels_last)
+        return nn.functional.conv2d(picked, self.weight, self.bias)
+
+
+def replace_strided_pointwise(module: nn.Module) -> None:
+    """Makes every 1x1 convolution with a stride in `module` a `StridedPointwise`; weights and names stay."""
+    for child in module.modules():
+        if type(child) is nn.Conv2d and child.kernel_size == (1, 1) and child.stride != (1, 1):
+            child.__class__ = StridedPointwise
