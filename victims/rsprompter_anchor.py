@@ -16,37 +16,30 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from victims import sam_modules
-from victims.rsprompter_modules import SamDecoder, load_sam, prompt_tokens, resize_masks
+from victims.rsprompter_modules import Prompter, SamDecoder, prompt_tokens, resize_masks
 
 LOSS_MASKS = 8
 """Masks that the loss enlarges at a time. At 1024 pixels each one is 4 MB, and so is its gradient."""
 
 
 @MODELS.register_module()
-class AnchorPrompter(TwoStageDetector):
+class AnchorPrompter(Prompter, TwoStageDetector):
     """The detector: mmdet's, on SAM's encoder.
 
     Args:
-        pretrained: `sha256:` of SAM's weights, or None.
-        **kwargs: As for `TwoStageDetector`, with `SamBackbone`, `PrompterNeck` and `PromptingRoIHead`.
+        **kwargs: As for `Prompter` and `TwoStageDetector`, with `SamBackbone`, `PrompterNeck` and
+            `PromptingRoIHead`.
     """
 
-    def __init__(self, pretrained: str | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._pretrained = pretrained
+    @property
+    def prompting_head(self) -> Any:
+        """See `Prompter.prompting_head`."""
+        return self.roi_head
 
-    def init_weights(self) -> None:
-        """Starts the heads as mmdet does, and SAM from its weights where they are asked for."""
-        super().init_weights()
-        if self._pretrained is not None:
-            load_sam(self, self.roi_head.mask_head.decoder, self._pretrained)
-
-    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """The levels of the pyramid, finest first, of `(B, 3, S, S)`."""
-        states, embedding = self.backbone(batch_inputs)
-        # The detector hands its heads the pyramid alone.
-        self.roi_head.embedding = embedding
-        return tuple(self.neck(states))
+    @property
+    def sam_decoder(self) -> SamDecoder:
+        """See `Prompter.sam_decoder`."""
+        return self.roi_head.mask_head.decoder
 
 
 @MODELS.register_module()

@@ -25,6 +25,7 @@ class PrompterShape:
         layers: Hidden states that it takes.
         prompts: Prompt tokens per region or query.
         detections: Greatest number of instances per image.
+        dense_weight: Weight of the dense loss.
     """
 
     geometry: Geometry
@@ -38,6 +39,7 @@ class PrompterShape:
     layers: tuple[int, ...]
     prompts: int
     detections: int
+    dense_weight: float
 
     @property
     def strides(self) -> list[int]:
@@ -67,6 +69,9 @@ def anchor_model(
     return {
         "type": "AnchorPrompter",
         "pretrained": shape.pretrained,
+        "dense_weight": shape.dense_weight,
+        "classes": shape.classes,
+        "channels": shape.channels,
         "data_preprocessor": _preprocessor(shape),
         **_features(shape),
         "rpn_head": {
@@ -186,6 +191,9 @@ def query_model(
     return {
         "type": "QueryPrompter",
         "pretrained": shape.pretrained,
+        "dense_weight": shape.dense_weight,
+        "classes": shape.classes,
+        "channels": shape.channels,
         "data_preprocessor": _preprocessor(shape),
         **_features(shape),
         "panoptic_head": {

@@ -141,6 +141,77 @@ class PrompterNeck(BaseModule):
         return self.splitter(self.aggregator(states))
 
 
+class Prompter:
+    """What both detectors share, as a mixin before one of mmdet's: SAM's weights, and a dense loss.
+
+    From random weights a detector finds the classes of its regions only after its features tell classes apart, for
+    which region losses at a few hundred places are slow teachers. A compact network therefore has a per-pixel
+    cross-entropy on the finest level beside them. The published one starts from SAM, and has none.
+
+    Args:
+        pretrained: `sha256:` of SAM's weights, or None.
+        dense_weight: Weight of the dense loss; 0 leaves it out.
+        classes: Number of thing categories.
+        channels: Of the levels.
+        **kwargs: As for mmdet's detector.
+    """
+
+    def __init__(
+        self, *, pretrained: str | None, dense_weight: float, classes: int, channels: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._pretrained = pretrained
+        self.dense_weight = dense_weight
+        self.classes = classes
+        if dense_weight:
+            self.dense_logits = nn.Conv2d(channels, classes + 1, 1)
+        self._finest: Tensor | None = None
+
+    @property
+    def prompting_head(self) -> Any:
+        """The head that prompts SAM's decoder; it has `embedding`, which it is handed before it is called."""
+        raise NotImplementedError
+
+    @property
+    def sam_decoder(self) -> SamDecoder:
+        """SAM's mask decoder."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Starts the heads as mmdet does, and SAM from its weights where they are asked for."""
+        super().init_weights()
+        if self._pretrained is not None:
+            parts = {
+                "image_encoder": self.backbone.image_encoder,
+                "prompt_encoder": self.sam_decoder.prompt_encoder,
+                "mask_decoder": self.sam_decoder.mask_decoder,
+            }
+            sam_modules.load_sam(parts, self._pretrained)
+
+    def extract_feat(self, batch_inputs: Tensor) -> list[Tensor]:
+        """The levels of the pyramid, finest first, of `(B, 3, S, S)`."""
+        states, embedding = self.backbone(batch_inputs)
+        # mmdet's detectors hand their heads the pyramid alone, and keep nothing of it for other losses.
+        self.prompting_head.embedding = embedding
+        levels = self.neck(states)
+        self._finest = levels[0]
+        return levels
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
+        """The detector's losses, and `loss_dense` where it has a weight."""
+        # The head of queries takes the masks of the samples away.
+        masks = [sample.gt_instances.masks for sample in batch_data_samples] if self.dense_weight else []
+        losses = super().loss(batch_inputs, batch_data_samples)
+        if self.dense_weight:
+            logits = _bilinear(self.dense_logits(self._finest), batch_inputs.shape[-2:])
+            target = torch.full_like(logits[:, 0], self.classes, dtype=torch.long)
+            for image, (instances, sample) in enumerate(zip(masks, batch_data_samples, strict=True)):
+                for mask, label in zip(instances.masks, sample.gt_instances.labels, strict=True):
+                    target[image][torch.from_numpy(mask).to(target.device) > 0] = label
+            losses["loss_dense"] = self.dense_weight * functional.cross_entropy(logits, target)
+        return losses
+
+
 class SamDecoder(nn.Module):
     """SAM's mask decoder for prompts that a network makes, with what it needs of SAM's prompt encoder.
 
@@ -218,16 +289,6 @@ def resize_masks(logits: Tensor, meta: dict[str, Any]) -> Tensor:
         square = _bilinear(mask[None, None].float(), meta["batch_input_shape"])
         found[index] = _bilinear(square[:, :, :height, :width], meta["ori_shape"])[0, 0] > 0
     return found
-
-
-def load_sam(model: nn.Module, decoder: SamDecoder, reference: str) -> None:
-    """Puts SAM's weights into a detector with a `SamBackbone`."""
-    parts = {
-        "image_encoder": model.backbone.image_encoder,
-        "prompt_encoder": decoder.prompt_encoder,
-        "mask_decoder": decoder.mask_decoder,
-    }
-    sam_modules.load_sam(parts, reference)
 
 
 def _bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:

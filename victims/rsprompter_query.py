@@ -15,34 +15,27 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from victims import sam_modules
-from victims.rsprompter_modules import SamDecoder, load_sam, prompt_tokens, resize_masks
+from victims.rsprompter_modules import Prompter, SamDecoder, prompt_tokens, resize_masks
 
 
 @MODELS.register_module()
-class QueryPrompter(Mask2Former):
+class QueryPrompter(Prompter, Mask2Former):
     """The detector: mmdet's Mask2Former, on SAM's encoder.
 
     Args:
-        pretrained: `sha256:` of SAM's weights, or None.
-        **kwargs: As for `Mask2Former`, with `SamBackbone`, `PrompterNeck` and `PromptingQueryHead`.
+        **kwargs: As for `Prompter` and `Mask2Former`, with `SamBackbone`, `PrompterNeck` and
+            `PromptingQueryHead`.
     """
 
-    def __init__(self, pretrained: str | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._pretrained = pretrained
+    @property
+    def prompting_head(self) -> Any:
+        """See `Prompter.prompting_head`."""
+        return self.panoptic_head
 
-    def init_weights(self) -> None:
-        """Starts the head as mmdet does, and SAM from its weights where they are asked for."""
-        super().init_weights()
-        if self._pretrained is not None:
-            load_sam(self, self.panoptic_head.decoder, self._pretrained)
-
-    def extract_feat(self, batch_inputs: Tensor) -> list[Tensor]:
-        """The levels of the pyramid, finest first, of `(B, 3, S, S)`."""
-        states, embedding = self.backbone(batch_inputs)
-        # The detector hands its head the pyramid alone.
-        self.panoptic_head.embedding = embedding
-        return self.neck(states)
+    @property
+    def sam_decoder(self) -> SamDecoder:
+        """See `Prompter.sam_decoder`."""
+        return self.panoptic_head.decoder
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: Any, rescale: bool = True) -> Any:
         """Adds `pred_instances` with masks at the original size to the data samples."""

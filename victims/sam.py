@@ -22,7 +22,7 @@ PUBLISHED: dict[str, Geometry] = {
 
 COMPACT: dict[str, Any] = {
     "image_size": 64,
-    "patch_size": 4,
+    "patch_size": 8,
     "embed_dim": 96,
     "depth": 4,
     "num_heads": 3,

@@ -12,6 +12,7 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.modeling.mask_decoder import MaskDecoder
 from segment_anything.modeling.prompt_encoder import PromptEncoder
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bench.errors import UsageError
 from protectors.unseg import checkpoints
@@ -24,7 +25,10 @@ FROZEN_IMAGES = 4
 
 
 class ConvolutionalStem(nn.Module):
-    """3x3 convolutions of stride 2 in place of the patch embedding, as Xiao et al. (arXiv 2106.14881) propose.
+    """Convolutions in place of the patch embedding, as Xiao et al. (arXiv 2106.14881) propose.
+
+    Each stage halves the sides and ends with two residual blocks: an object of a few patches is told by its
+    outline, which a transformer from random weights does not find within its patches.
 
     Args:
         patch_size: Side of a token in pixels, a power of two.
@@ -36,22 +40,39 @@ class ConvolutionalStem(nn.Module):
         steps = round(math.log2(patch_size))
         if 2**steps != patch_size or not steps:
             raise UsageError(f"a convolutional stem needs a patch_size of 2, 4, 8, ... and not {patch_size}")
-        widths = [3, *(max(channels // 2 ** (steps - step), 16) for step in range(1, steps + 1))]
+        widths = [3, *(max(channels // 2 ** (steps - step), 32) for step in range(1, steps + 1))]
         layers: list[nn.Module] = []
         for source, target in pairwise(widths):
-            layers += [
-                nn.Conv2d(source, target, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(target),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(target, target, 3, padding=1, bias=False),
-                nn.BatchNorm2d(target),
-                nn.ReLU(inplace=True),
-            ]
+            layers += [*_convolution(source, target, 2), ResidualBlock(target), ResidualBlock(target)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], channels, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """`(B, 3, S, S)` to tokens `(B, S / patch_size, S / patch_size, channels)`."""
         return self.layers(images).permute(0, 2, 3, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity.
+
+    Args:
+        channels: Of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*_convolution(channels, channels), *_convolution(channels, channels)[:2])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """`(B, channels, h, w)` to the same shape."""
+        return functional.relu(maps + self.layers(maps))
+
+
+def _convolution(source: int, target: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(source, target, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(target),
+        nn.ReLU(inplace=True),
+    ]
 
 
 def build_encoder(geometry: Geometry, stem: str, frozen: bool) -> ImageEncoderViT:

@@ -63,7 +63,9 @@ class VOC2012(FolderDataset):
     """
 
     name = "voc"
-    summary = "Pascal VOC 2012 layout, 21 classes; semantic, binary; instance, detection with SegmentationObject"
+    summary = (
+        "Pascal VOC 2012 layout, 21 classes; semantic, binary; instance, detection with SegmentationObject"
+    )
     Options = VOCOptions
     options: VOCOptions
     tasks = frozenset({"semantic", "instance", "detection", "binary"})

@@ -11,7 +11,6 @@ from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.datasets.base import Annotation, Category
 from bench.errors import SpecError
-from bench.metrics.base import for_task
 from bench.training.samples import TrainingSamples, collate
 from bench.victim import DataInfo, TrainingRecipe
 from victims.dino import DINO, divisor_for
@@ -212,17 +211,3 @@ def test_what_does_not_exist_is_answered_with_what_does(task: Any, init: Any, me
 
 def test_one_class_has_fewer_detections_than_mmdet_keeps() -> None:
     assert recipe(things=1).model.test_cfg.max_per_img == 10
-
-
-@pytest.mark.slow
-def test_it_learns_eight_images_by_heart(tmp_path: Any) -> None:
-    from bench.training.inference import predict
-    from bench.training.trainer import train
-
-    dataset = MemoryShapes(train=8)
-    made = recipe_of(DINO, dataset, "detection", "cpu", iterations=300, batch_size=4, flips="horizontal")
-    weights = train(made, dataset, Identity(), tmp_path, seed=0, device="cpu").weights
-    metric = for_task("detection", dataset.classes, dataset.categories)
-    for image_id, prediction in predict(made, weights, dataset, "train", device="cpu"):
-        metric.update(image_id, prediction, dataset.annotation("train", image_id))
-    assert metric.compute().values["AP50"] > 0.5, metric.compute().values

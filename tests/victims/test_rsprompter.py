@@ -14,12 +14,9 @@ from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.datasets.base import Category
 from bench.errors import SpecError
-from bench.metrics.base import for_task
 from bench.training.environment import prepare
-from bench.training.inference import predict
 from bench.training.model import build_initialised_model
 from bench.training.samples import TrainingSamples, collate
-from bench.training.trainer import train
 from bench.victim import DataInfo
 from protectors.unseg.options import Geometry
 from victims.rsprompter import RSPrompter
@@ -357,24 +354,3 @@ def test_what_does_not_fit_is_refused():
     data = DataInfo(("background", "object"), (), 64, 10)
     with pytest.raises(SpecError, match="no things"):
         RSPrompter().recipe(data, "instance", "scratch", "cpu")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_it_learns_eight_images_by_heart(tmp_path, variant):
-    dataset = MemoryShapes(train=8)
-    recipe = recipe_of(
-        RSPrompter,
-        dataset,
-        "instance",
-        "cpu",
-        variant=variant,
-        iterations=250,
-        batch_size=4,
-        flips="horizontal",
-    )
-    weights = train(recipe, dataset, Identity(), tmp_path, seed=0, device="cpu").weights
-    metric = for_task("instance", dataset.classes, dataset.categories)
-    for image_id, prediction in predict(recipe, weights, dataset, "train", device="cpu"):
-        metric.update(image_id, prediction, dataset.annotation("train", image_id))
-    assert metric.compute().values["AP50"] > 0.5, metric.compute().values

@@ -15,7 +15,6 @@ import torch
 from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.datasets.base import VOID, Annotation
-from bench.metrics.base import for_task
 from bench.training.environment import prepare
 from bench.training.inference import predict
 from bench.training.labels import object_box
@@ -237,15 +236,3 @@ def test_the_paper_profile_is_the_authors_schedule():
         recipe.model["frozen_encoder"] and recipe.model["frozen_decoder"] and recipe.model["points"] == 112**2
     )
     assert recipe.test_pipeline[0] == {"type": "Resize", "scale": (1024, 1024), "keep_ratio": False}
-
-
-@pytest.mark.slow
-def test_it_learns_eight_images_by_heart(tmp_path):
-    dataset = MemoryShapes(train=8)
-    recipe = recipe_of(SamHQ, dataset, "interactive", "cpu", iterations=200, batch_size=4)
-    weights = train(recipe, dataset, Identity(), tmp_path, seed=0, device="cpu").weights
-    metric = for_task("interactive", dataset.classes)
-    for image_id, prediction in predict(recipe, weights, dataset, "train", device="cpu"):
-        metric.update(image_id, prediction, dataset.annotation("train", image_id))
-    values = metric.compute().values
-    assert values["mIoU"] > values["box_mIoU"] + 0.2, values
