@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.registry import OPEN, names
+from bench.registry import OPEN, load, names
 
 BENCH = [sys.executable, "-m", "bench.cli"]
 
@@ -56,14 +56,76 @@ def test_smoke_benchmark_of_every_protector_victim_and_defense(tmp_path: Path) -
     assert time.monotonic() - start < 60
 
 
-def test_mask2former_tasks_and_every_budget_run(tmp_path: Path) -> None:
-    for task in ("panoptic", "instance", "semantic"):
-        done = bench(
-            "run", "--profile", "ci", "--protector", "random", "--victim", "mask2former", "--task", task,
-            "--no-controls", "--budget", "uniform", "--store", tmp_path,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert f"mask2former ({task}" in done.stdout
+ENCODERS = ("resnet50", "densenet169", "efficientnet-b6", "tu-res2net50_26w_4s", "tu-regnetx_064")
+CONFIGS = Path(__file__).parent / "victims" / "configs"
+
+
+def everything_that_trains() -> list[dict[str, object]]:
+    """Victims of a spec: every task of every victim, every backbone and variant, a config file of each kind."""
+    plain = [
+        {"name": name, "task": task}
+        for name in names("victim")
+        if name != OPEN["victim"]
+        for task in load("victim", name).tasks
+    ]
+    files = [
+        {"name": str(CONFIGS / f"{name}.py"), "task": task}
+        for name, task in (
+            ("fcn", "semantic"),
+            ("fcn", "binary"),
+            ("mask_rcnn", "instance"),
+            ("mask2former", "panoptic"),
+            ("dino", "detection"),
+        )
+    ]
+    short = {"iterations": 2, "batch_size": 2}
+    full = {**short, "network": "published"}
+    lite0 = {**short, "encoder": "efficientnet-lite0"}
+    return [
+        *plain,
+        *files,
+        *(
+            {"name": "unetplusplus", "options": {**short, "encoder": encoder, "encoder_arguments": {}}}
+            for encoder in ENCODERS
+        ),
+        {"name": "unetplusplus", "init": "imagenet", "options": lite0},
+        {"name": "deeplabv3plus", "init": "imagenet", "options": lite0},
+        {"name": "deeplabv3", "options": {**short, "depth": 50}},
+        *({"name": "mask2former", "options": {**full, "backbone": name}} for name in ("r50", "swin-t")),
+        {"name": "dino", "options": full},
+        {"name": "rsprompter", "options": {**short, "variant": "query"}},
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_task_and_backbone_of_every_victim_trains(tmp_path: Path) -> None:
+    victims = everything_that_trains()
+    spec = {
+        "profile": "ci",
+        "controls": False,
+        "protectors": ["none"],
+        "victims": victims,
+        "dataset": {"name": "shapes", "options": {"train_images": 4, "val_images": 2}},
+    }
+    file = tmp_path / "victims.toml"
+    file.write_text("\n".join(f"{key} = {inline(value)}" for key, value in spec.items()))
+    done = bench("matrix", file, "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads(p.read_text()) for p in tmp_path.glob("store/records/*/record.json")]
+    assert len(records) == len(victims)
+    for record in records:
+        assert record["status"] == "done"
+        assert 0 <= record["scores"]["val"][record["scores"]["primary"]] <= 1
+
+
+def inline(value: object) -> str:
+    """A value in TOML, tables inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {inline(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
+    return json.dumps(value)
 
 
 def test_matrix_file_tables_and_status(tmp_path: Path) -> None:

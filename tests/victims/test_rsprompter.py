@@ -308,6 +308,28 @@ def test_matched_queries_take_the_losses_of_both_masks():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_the_dense_loss_is_the_cross_entropy_of_the_finest_level(variant):
+    dataset = MemoryShapes(train=2)
+    recipe = recipe_of(RSPrompter, dataset, "instance", variant=variant, dense_weight=3.0, flips="horizontal")
+    model = build_initialised_model(recipe, "cpu", 0).train()
+    data = model.data_preprocessor(batch(recipe, dataset, 2), True)
+    masks = [sample.gt_instances.masks.masks for sample in data["data_samples"]]
+    labels = [sample.gt_instances.labels for sample in data["data_samples"]]
+    found = model(**data, mode="loss")["loss_dense"]
+    expected = torch.full((2, 64, 64), 5)  # none of the five outlines
+    for image in range(2):
+        for mask, label in zip(masks[image], labels[image], strict=True):
+            expected[image][torch.from_numpy(mask) > 0] = label
+    assert (expected == 5).any() and (expected < 5).any()
+    # Batch norm normalises the same batch in the same way once more.
+    logits = model.dense_logits(model.extract_feat(data["inputs"])[0])
+    logits = functional.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=False)
+    assert torch.allclose(found, 3 * functional.cross_entropy(logits, expected), rtol=1e-5)
+    published = RSPrompter.resolve_options("paper", {"variant": variant})
+    assert published.dense_weight == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_predictions_hold_boxes_and_masks_at_the_original_size(variant):
     dataset = MemoryShapes(train=2, val=3, sizes=((37, 52),))
     recipe = recipe_of(RSPrompter, dataset, "instance", variant=variant, detections=7)
