@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bench.datasets.base import Category, Task
+from bench.errors import SpecError
 
 Init = Literal["scratch", "imagenet", "sam"]
 
@@ -103,6 +104,19 @@ class Victim(ABC):
         Raises:
             BenchError: It could not start from them.
         """
+
+    def require(self, task: Task, init: Init) -> None:
+        """Refuses a task or starting weights that the victim does not know.
+
+        Raises:
+            SpecError: It does not, with those that it knows.
+        """
+        for kind, wanted, known in (
+            ("task", task, self.tasks or type(self).tasks),
+            ("init", init, self.inits),
+        ):
+            if wanted not in known:
+                raise SpecError(f"victim {self.name!r} has no {kind} {wanted!r}: there is {', '.join(known)}")
 
     @abstractmethod
     def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:

@@ -32,6 +32,7 @@ from victims.config_file_reading import (
     type_name,
     walk,
 )
+from victims.recipes import count_things
 
 PROFILES: dict[str, dict[str, Any]] = {
     "ci": {"iterations": 4, "batch_size": 2, "image_size": 64},
@@ -160,11 +161,7 @@ class ConfigFile(Victim):
         """
         options = self.options
         assert isinstance(options, ConfigFileOptions)
-        known = self.tasks or type(self).tasks
-        if task not in known:
-            raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(known)}")
-        if init not in self.inits:
-            raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
+        self.require(task, init)
         config = {name: restored(value) for name, value in self._config.model_dump(mode="json").items()}
         model, train, test = config["model"], config["train_pipeline"], config["test_pipeline"]
         things, stuff = _counts(data, task)
@@ -218,9 +215,7 @@ def _counts(data: DataInfo, task: Task) -> tuple[int, int]:
     """
     if task in ("semantic", "binary"):
         return 0, len(data.classes) if task == "semantic" else 2
-    things = sum(category.is_thing for category in data.categories)
-    if not things:
-        raise SpecError(f"victim 'config_file': the dataset has no things, which task {task!r} needs")
+    things = count_things(ConfigFile.name, data, task)
     return things, len(data.categories) - things if task == "panoptic" else 0
 
 

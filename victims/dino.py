@@ -16,8 +16,7 @@ from victims.dino_config import (
     published_config,
     published_model,
 )
-
-META_KEYS = ("img_id", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+from victims.recipes import DETECTION_META, Flips, count_things, random_flip, training_length
 
 
 class DINOOptions(VictimOptions):
@@ -68,7 +67,7 @@ class DINOOptions(VictimOptions):
     gradient_clip: float = Field(default=1.0, gt=0)
     image_size: int | None = Field(default=None, gt=0)
     multi_scale: bool = False
-    flips: Literal["all", "horizontal"] = "all"
+    flips: Flips = "all"
     test_batch_size: int = Field(default=16, gt=0)
 
 
@@ -148,7 +147,7 @@ class DINO(Victim):
         # mmdet takes the best of all (query, class) pairs and fails if there are fewer.
         model.test_cfg.max_per_img = min(300, options.queries * things)
         train, test = _pipelines(config, options)
-        pack = {"type": "PackDetInputs", "meta_keys": META_KEYS}
+        pack = {"type": "PackDetInputs", "meta_keys": DETECTION_META}
         iterations = training_length(options, data)
         return TrainingRecipe(
             model=model,
@@ -168,18 +167,13 @@ class DINO(Victim):
         """The number of thing categories."""
         options = self.options
         assert isinstance(options, DINOOptions)
-        if task not in self.tasks:
-            raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(self.tasks)}")
-        if init not in self.inits:
-            raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
+        self.require(task, init)
         if init == "imagenet" and options.network == "compact":
             raise SpecError(
                 f"victim {self.name!r}: no ImageNet weights exist for the compact network: "
                 "add the option network=published, or use the profile gpu or paper"
             )
-        things = sum(category.is_thing for category in data.categories)
-        if not things:
-            raise SpecError(f"victim {self.name!r}: the dataset has no things, which task {task!r} needs")
+        things = count_things(self.name, data, task)
         return things
 
 
@@ -198,29 +192,18 @@ def divisor_for(queries: int, strides: tuple[int, ...]) -> int:
     return side
 
 
-def training_length(options: DINOOptions, data: DataInfo) -> int:
-    """Iterations, from `epochs` where it is set."""
-    if options.epochs is None:
-        return options.iterations
-    return max(1, math.ceil(options.epochs * data.train_images / options.batch_size))
-
-
 def _pipelines(config: Any, options: DINOOptions) -> tuple[list[Any], list[Any]]:
     """Training and test transforms without packing."""
-    if options.flips == "all":
-        flip = {"type": "RandomFlip", "prob": 0.75, "direction": ["horizontal", "vertical", "diagonal"]}
-    else:
-        flip = {"type": "RandomFlip", "prob": 0.5}
     if options.multi_scale:
         published = {step.type: step.to_dict() for step in config.train_pipeline}
-        return [flip, published["RandomChoice"]], [
+        return [random_flip(options.flips), published["RandomChoice"]], [
             {"type": "Resize", "scale": (1333, 800), "keep_ratio": True}
         ]
     resize = []
     if options.image_size is not None:
         scale = (options.image_size, options.image_size)
         resize = [{"type": "Resize", "scale": scale, "keep_ratio": True}]
-    return [*resize, flip], resize
+    return [*resize, random_flip(options.flips)], resize
 
 
 def _optim_wrapper(config: Any, options: DINOOptions, init: Init) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
 from victims.mask2former_config import Backbone, compact_model, published_config, published_model
 from victims.mask2former_protocols import PROTOCOLS, Protocol, protocol_pipelines
-
-META_KEYS = ("img_id", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+from victims.recipes import DETECTION_META, Flips, count_things, random_flip
 
 
 class Mask2FormerOptions(VictimOptions):
@@ -60,7 +59,7 @@ class Mask2FormerOptions(VictimOptions):
     weight_decay: float = Field(default=0.01, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     image_size: int | None = Field(default=None, gt=0)
-    flips: Literal["all", "horizontal"] = "all"
+    flips: Flips = "all"
     test_batch_size: int = Field(default=16, gt=0)
 
 
@@ -164,10 +163,7 @@ class Mask2Former(Victim):
         """Numbers of thing and stuff categories; for the semantic task 0 and the number of classes."""
         options = self.options
         assert isinstance(options, Mask2FormerOptions)
-        if task not in self.tasks:
-            raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(self.tasks)}")
-        if init not in self.inits:
-            raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
+        self.require(task, init)
         if init == "imagenet" and options.network == "compact":
             raise SpecError(
                 f"victim {self.name!r}: no ImageNet weights exist for the compact network: "
@@ -180,9 +176,7 @@ class Mask2Former(Victim):
             )
         if task == "semantic":
             return 0, len(data.classes)
-        things = sum(category.is_thing for category in data.categories)
-        if not things:
-            raise SpecError(f"victim {self.name!r}: the dataset has no things, which task {task!r} needs")
+        things = count_things(self.name, data, task)
         return things, (len(data.categories) - things if task == "panoptic" else 0)
 
 
@@ -192,15 +186,11 @@ def _pipelines(options: Mask2FormerOptions) -> tuple[list[dict[str, Any]], list[
     if options.image_size is not None:
         scale = (options.image_size, options.image_size)
         resize = [{"type": "Resize", "scale": scale, "keep_ratio": True}]
-    if options.flips == "all":
-        flip = {"type": "RandomFlip", "prob": 0.75, "direction": ["horizontal", "vertical", "diagonal"]}
-    else:
-        flip = {"type": "RandomFlip", "prob": 0.5}
-    return [*resize, flip], resize
+    return [*resize, random_flip(options.flips)], resize
 
 
 def _pack(task: Task) -> dict[str, Any]:
-    return {"type": "PackSegInputs" if task == "semantic" else "PackDetInputs", "meta_keys": META_KEYS}
+    return {"type": "PackSegInputs" if task == "semantic" else "PackDetInputs", "meta_keys": DETECTION_META}
 
 
 def _optim_wrapper(config: Any, options: Mask2FormerOptions, init: Init) -> dict[str, Any]:

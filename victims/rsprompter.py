@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
 from victims import sam
+from victims.recipes import DETECTION_META, Flips, count_things, random_flip, training_length
 from victims.rsprompter_config import PrompterShape, anchor_model, query_model
-
-META_KEYS = ("img_id", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
 
 
 class RSPrompterOptions(sam.SamOptions):
@@ -77,7 +74,7 @@ class RSPrompterOptions(sam.SamOptions):
     weight_decay: float = Field(default=0.05, ge=0)
     gradient_clip: float | None = Field(default=1.0, gt=0)
     jitter: tuple[float, float] = (1.0, 1.0)
-    flips: Literal["all", "horizontal"] = "all"
+    flips: Flips = "all"
     mixed_precision: bool = False
 
     @model_validator(mode="after")
@@ -212,16 +209,9 @@ class RSPrompter(Victim):
         """
         options = self.options
         assert isinstance(options, RSPrompterOptions)
-        if task not in self.tasks:
-            raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(self.tasks)}")
-        if init not in self.inits:
-            raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
-        things = sum(category.is_thing for category in data.categories)
-        if not things:
-            raise SpecError(f"victim {self.name!r}: the dataset has no things, which task {task!r} needs")
-        iterations = options.iterations
-        if options.epochs is not None:
-            iterations = max(1, math.ceil(options.epochs * data.train_images / options.batch_size))
+        self.require(task, init)
+        things = count_things(self.name, data, task)
+        iterations = training_length(options, data)
         train, test = _pipelines(options)
         return TrainingRecipe(
             model=_model(options, things, sam.starting_weights(options, init, self.name)),
@@ -273,13 +263,9 @@ def _model(options: RSPrompterOptions, things: int, pretrained: str | None) -> d
 
 def _pipelines(options: RSPrompterOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     square = (options.geometry.image_size, options.geometry.image_size)
-    if options.flips == "all":
-        flip = {"type": "RandomFlip", "prob": 0.75, "direction": ["horizontal", "vertical", "diagonal"]}
-    else:
-        flip = {"type": "RandomFlip", "prob": 0.5}
-    pack = {"type": "PackDetInputs", "meta_keys": META_KEYS}
+    pack = {"type": "PackDetInputs", "meta_keys": DETECTION_META}
     train = [
-        flip,
+        random_flip(options.flips),
         {"type": "RandomResize", "scale": square, "ratio_range": options.jitter, "keep_ratio": True},
         {
             "type": "RandomCrop",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
 from victims import sam
+from victims.recipes import Flips, random_flip, training_length
 from victims.semantic import MEAN, STD
 
 META_KEYS = ("img_id", "ori_shape", "img_shape", "prompt_box")
@@ -43,7 +42,7 @@ class SamHQOptions(sam.SamOptions):
     weight_decay: float = Field(default=0.01, ge=0)
     gradient_clip: float | None = Field(default=1.0, gt=0)
     jitter: tuple[float, float] = (1.0, 1.0)
-    flips: Literal["all", "horizontal"] = "all"
+    flips: Flips = "all"
 
     @model_validator(mode="after")
     def _jitter_is_a_range(self) -> SamHQOptions:
@@ -119,13 +118,8 @@ class SamHQ(Victim):
         """
         options = self.options
         assert isinstance(options, SamHQOptions)
-        if task not in self.tasks:
-            raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(self.tasks)}")
-        if init not in self.inits:
-            raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
-        iterations = options.iterations
-        if options.epochs is not None:
-            iterations = max(1, math.ceil(options.epochs * data.train_images / options.batch_size))
+        self.require(task, init)
+        iterations = training_length(options, data)
         train, test = _pipelines(options)
         return TrainingRecipe(
             model=self._model(options, init),
@@ -167,14 +161,10 @@ class SamHQ(Victim):
 
 def _pipelines(options: SamHQOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     square = (options.geometry.image_size, options.geometry.image_size)
-    if options.flips == "all":
-        flip = {"type": "RandomFlip", "prob": 0.75, "direction": ["horizontal", "vertical", "diagonal"]}
-    else:
-        flip = {"type": "RandomFlip", "prob": 0.5}
     train = [
         {"type": "RandomResize", "scale": square, "ratio_range": options.jitter, "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": square},
-        flip,
+        random_flip(options.flips),
         {"type": "PackSegInputs"},
     ]
     test = [

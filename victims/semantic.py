@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
+from victims.recipes import training_length
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -124,10 +125,7 @@ class SemanticVictim(Victim):
         """
         options = self.options
         assert isinstance(options, SemanticOptions)
-        if task not in self.tasks:
-            raise SpecError(f"victim {self.name!r} has no task {task!r}: there is {', '.join(self.tasks)}")
-        if init not in self.inits:
-            raise SpecError(f"victim {self.name!r} has no init {init!r}: there is {', '.join(self.inits)}")
+        self.require(task, init)
         self._check_size(data, task)
         iterations = training_length(options, data)
         return TrainingRecipe(
@@ -168,13 +166,6 @@ class SemanticVictim(Victim):
 def class_count(data: DataInfo, task: Task) -> int:
     """Outputs of the model: 2 (background, object) unless the task is semantic."""
     return len(data.classes) if task == "semantic" else 2
-
-
-def training_length(options: SemanticOptions, data: DataInfo) -> int:
-    """Iterations, from `epochs` where it is set."""
-    if options.epochs is None:
-        return options.iterations
-    return max(1, math.ceil(options.epochs * data.train_images / options.batch_size))
 
 
 def window_size(options: SemanticOptions, data: DataInfo, divisor: int) -> int:
