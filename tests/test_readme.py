@@ -1,4 +1,4 @@
-"""The README's numbers come from records that lie beside it, and its example works."""
+"""The numbers of the README and the victims' page come from records, and the README's example works."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def test_the_tables_are_those_of_the_records(tmp_path: Path) -> None:
     made = {p.suffix: p.read_text(encoding="utf-8") for p in write_all_tables(store, tmp_path)}
     kept = {p.suffix: p.read_text(encoding="utf-8") for p in (store / "tables").iterdir()}
     assert made == kept
-    shown = README.split("<!-- results:start -->")[1].split("<!-- results:end -->")[0]
-    tables = re.findall(r"^\*\*.*?\*\*\n\n(?:\|.*\n)+", shown, re.M)
-    assert tables
-    for table in tables:
-        assert table in made[".md"]
+    for page in (README, (ROOT / "docs/victims.md").read_text(encoding="utf-8")):
+        shown = page.split("<!-- results:start -->")[1].split("<!-- results:end -->")[0]
+        tables = re.findall(r"^\*\*.*?\*\*\n\n(?:\|.*\n)+", shown, re.M)
+        assert tables
+        for table in tables:
+            assert table in made[".md"]
 
 
 def test_the_ten_line_protector_is_one(

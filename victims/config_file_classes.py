@@ -37,11 +37,13 @@ def set_classes(model: dict[str, Any], task: Task, things: int, stuff: int, name
     # Beside a head for stuff, as in Panoptic FPN, the other heads know things alone.
     of_things = {entry.get("num_things_classes") for _, entry in walk(model)}
     classes = things if old in of_things else things + stuff
+    # Before any of them is replaced.
+    counts = {place: entry.get("num_classes") for place, entry in walk(model, "model")}
     for place, entry in walk(model, "model"):
         if ".rpn_head" in place or place.startswith("model.backbone"):
             continue
         # Weights go by the number that stands beside or above them: set them before it is replaced.
-        _set_weights(entry, old, classes, place, name)
+        _set_weights(entry, old, classes, own_count(place, counts), place, name)
         _set_outputs(entry, old, classes, place, name)
         if "num_things_classes" in entry:
             if stuff and task == "panoptic" and entry.get("num_stuff_classes") == 0:
@@ -63,9 +65,29 @@ def class_number(model: dict[str, Any]) -> int | None:
     return None
 
 
-def _set_weights(entry: dict[str, Any], old: int, classes: int, place: str, name: str) -> None:
+def own_count(place: str, counts: dict[str, Any]) -> int | None:
+    """The `num_classes` that stands beside a place or nearest above it."""
+    while place:
+        if isinstance(counts.get(place), int):
+            return counts[place]
+        place = place.rpartition(".")[0]
+    return None
+
+
+def _set_weights(
+    entry: dict[str, Any], old: int, classes: int, own: int | None, place: str, name: str
+) -> None:
     weights = entry.get("class_weight")
-    if not isinstance(weights, list | tuple) or len(weights) not in (old, old + 1):
+    if not isinstance(weights, list | tuple):
+        return
+    if len(weights) not in (old, old + 1):
+        # Those of a head with classes of its own (edges) stay, and those that were written for this dataset.
+        own = classes if own in (old, None) else own
+        if len(weights) not in (own, own + 1):
+            raise SpecError(
+                f"victim {name!r}: {place}.class_weight has {len(weights)} weights, and the dataset has {own} classes: "
+                "remove class_weight, or write as many"
+            )
         return
     of_classes, of_nothing = list(weights[:old]), list(weights[old:])
     if len(set(of_classes)) > 1:

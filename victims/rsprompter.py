@@ -58,7 +58,7 @@ class RSPrompterOptions(sam.SamOptions):
     box_channels: int = Field(default=256, gt=0)
     proposals: int = Field(default=100, gt=0)
     rpn_samples: int = Field(default=64, gt=0)
-    region_samples: int = Field(default=32, gt=0)
+    region_samples: int = Field(default=64, gt=0)
     query_channels: int = Field(default=64, gt=0, multiple_of=8)
     queries: int = Field(default=12, gt=0)
     encoder_layers: int = Field(default=1, gt=0)

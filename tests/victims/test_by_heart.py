@@ -56,7 +56,7 @@ LEARNERS: dict[str, Case] = {
     "deeplabv3plus": Case(4, 300, QUIET),
     "mask2former": Case(2, 400, {"flips": "horizontal"}),
     "sam_hq": Case(2, 300, {"flips": "horizontal"}),
-    "rsprompter": Case(2, 400, {"flips": "horizontal"}),
+    "rsprompter": Case(2, 700, {"flips": "horizontal"}),
     "rsprompter query": Case(2, 400, {"flips": "horizontal", "variant": "query"}),
     "dino": Case(1, 400, {"flips": "horizontal"}),
 }

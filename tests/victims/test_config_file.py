@@ -158,6 +158,11 @@ def test_weights_of_other_classes_do_not_fit(tmp_path: Path) -> None:
     assert recipe(tmp_path / "documented.py").model["decode_head"]["num_classes"] == 9
     with pytest.raises(SpecError, match=r"class_weight has 19 weights"):
         recipe("cgnet_fcn_4xb4-60k_cityscapes-680x680")
+    mine = "model = dict(decode_head=dict(loss_decode=dict(class_weight=[1.0, {}])))"
+    with pytest.raises(SpecError, match=r"loss_decode\.class_weight has 2 weights, and the dataset has 9"):
+        recipe(changed(tmp_path, "fcn.py", mine.format(2.0)))
+    fitting = recipe(changed(tmp_path, "fcn.py", mine.format(str([2.0] * 8)[1:-1])))
+    assert fitting.model["decode_head"]["loss_decode"]["class_weight"] == [1.0] + [2.0] * 8
     without = changed(tmp_path, "fcn.py", "model = dict(decode_head=dict(num_classes=None))")
     with pytest.raises(SpecError, match="no num_classes is found"):
         recipe(without)
