@@ -66,7 +66,7 @@ class RSPrompterOptions(sam.SamOptions):
     points: int = Field(default=256, gt=0)
     dense_weight: float = Field(default=10.0, ge=0)
     protocol: Literal["whu", "nwpu", "ssdd"] | None = None
-    iterations: int = Field(default=1500, gt=0)
+    iterations: int = Field(default=1800, gt=0)
     epochs: int | None = Field(default=None, gt=0)
     batch_size: int = Field(default=8, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -148,7 +148,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         "test_batch_size": 4,
     },
-    "cpu": {},
+    "cpu": {"warmup": 180},
     "gpu": FULL_SIZE
     | {
         "geometry": {
