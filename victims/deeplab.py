@@ -122,7 +122,11 @@ class DeepLabV3(semantic.SemanticVictim):
     tasks: ClassVar[tuple[Task, ...]] = ("semantic", "binary")
     Options: ClassVar[type[VictimOptions]] = DeepLabV3Options
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
-    custom_imports: ClassVar[tuple[str, ...]] = ("victims.deeplab_model", "victims.semantic_losses")
+    custom_imports: ClassVar[tuple[str, ...]] = (
+        "victims.deeplab_model",
+        "victims.pretrained_torchvision",
+        "victims.semantic_losses",
+    )
     pools_globally: ClassVar[bool] = True
 
     @property

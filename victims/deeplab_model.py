@@ -1,14 +1,13 @@
-"""mmseg's ResNet without its pooling, and torchvision's ImageNet weights for it."""
+"""mmseg's ResNet without its pooling. Imports torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
+from mmengine.registry import MODELS
 from mmseg.models.backbones import ResNet
 
-from victims.pretrained import renamed, torchvision_resnet
 from victims.strided_pointwise import replace_strided_pointwise
 
 
@@ -30,30 +29,3 @@ class DilatedResNet(ResNet):
             self.maxpool = torch.nn.Identity()
         self.to(memory_format=torch.channels_last)
         replace_strided_pointwise(self)
-
-
-@WEIGHT_INITIALIZERS.register_module()
-class TorchvisionResNet:
-    """Initialises a ResNet by torchvision's ImageNet weights.
-
-    Args:
-        depth: 18, 50 or 101.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
-
-    def __call__(self, module: torch.nn.Module) -> None:
-        """Loads the weights; the classifier is left out.
-
-        Raises:
-            EnvironmentFault: They are neither in torch's cache nor reachable.
-            ArtifactCorrupt: They are damaged, or do not fit.
-        """
-        state = renamed(
-            torchvision_resnet(self._depth),
-            lambda name: None if name.startswith("fc.") else name,
-            module.state_dict(),
-            f"torchvision's weights of ResNet-{self._depth}",
-        )
-        module.load_state_dict(state, strict=False)

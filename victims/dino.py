@@ -160,7 +160,11 @@ class DINO(Victim):
             batch_size=options.batch_size,
             test_batch_size=options.test_batch_size,
             task=task,
-            custom_imports=("victims.mask2former_modules", "victims.dino_modules"),
+            custom_imports=(
+                "victims.mask2former_modules",
+                "victims.dino_modules",
+                "victims.pretrained_torchvision",
+            ),
         )
 
     def _check(self, data: DataInfo, task: Task, init: Init) -> int:

@@ -54,6 +54,9 @@ def published_model(config: Any, pretrained: bool) -> Any:
         model.backbone.update(
             init_cfg=None, frozen_stages=-1, norm_eval=False, norm_cfg={"type": "BN", "requires_grad": True}
         )
+    else:
+        # The same weights as in the config, but checked before they are read.
+        model.backbone.init_cfg = {"type": "TorchvisionResNet", "depth": model.backbone.depth}
     return model
 
 

@@ -156,7 +156,7 @@ class Mask2Former(Victim):
             batch_size=batch_size,
             test_batch_size=options.test_batch_size,
             task=task,
-            custom_imports=("victims.mask2former_modules",),
+            custom_imports=("victims.mask2former_modules", "victims.pretrained_torchvision"),
         )
 
     def _check(self, data: DataInfo, task: Task, init: Init) -> tuple[int, int]:

@@ -75,6 +75,9 @@ def published_model(config: Any, task: str, things: int, stuff: int, points: int
         if model.backbone.type == "ResNet":
             model.backbone.norm_cfg = {"type": "BN", "requires_grad": True}
             model.backbone.norm_eval = False
+    elif model.backbone.type == "ResNet":
+        # The same weights as in the config, but checked before they are read.
+        model.backbone.init_cfg = {"type": "TorchvisionResNet", "depth": model.backbone.depth}
     return model
 
 

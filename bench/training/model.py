@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 from bench.errors import EnvironmentFault
@@ -51,8 +52,19 @@ def build_initialised_model(recipe: TrainingRecipe, device: str, seed: int) -> A
         model.init_weights()
     except (OSError, pickle.UnpicklingError, KeyError) as error:  # a URLError is an OSError
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        named = " or ".join(sorted(_checkpoints(recipe.model))) or "of the victim"
         raise EnvironmentFault(
-            f"the victim's pretrained weights cannot be read ({reason}): put them into torch's cache "
+            f"the pretrained weights {named} cannot be read ({reason}): put them into torch's cache "
             "(TORCH_HOME) on a machine with network access and copy it here, or use --init scratch"
         ) from error
     return model.to(device)
+
+
+def _checkpoints(config: Any) -> set[str]:
+    """What a model's configuration names as files to start from."""
+    if isinstance(config, Mapping):
+        own = {config["checkpoint"]} if isinstance(config.get("checkpoint"), str) else set()
+        return own.union(*map(_checkpoints, config.values()))
+    if isinstance(config, list | tuple):
+        return set().union(*map(_checkpoints, config))
+    return set()

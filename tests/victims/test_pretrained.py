@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import timm
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
+from torchvision.models import resnet50
 
+from bench.datasets.base import Category
 from bench.errors import ArtifactCorrupt, EnvironmentFault
 from bench.training.model import build_initialised_model
 from bench.victim import DataInfo
-from victims import pretrained_efficientnet
+from victims import pretrained, pretrained_efficientnet
 from victims.deeplabv3plus import DeepLabV3Plus
+from victims.dino import DINO
+from victims.mask2former import Mask2Former
 from victims.pretrained import check_digest, file_of_package, renamed, smp_encoder
 from victims.pretrained_efficientnet import lite0_weights, timm_name
 from victims.unetplusplus import UNetPlusPlus
@@ -155,3 +160,46 @@ def test_digests_may_be_given_in_part(tmp_path: Path) -> None:
     check_digest(path, "37b59afd592725f9", "md5")
     with pytest.raises(ArtifactCorrupt, match=r"054edec1.*, not 054edec2"):
         check_digest(path, "054edec2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "task"), [(Mask2Former, "instance"), (DINO, "detection")])
+def test_resnets_of_mmdet_start_from_torchvisions_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: Any, task: str
+) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(resnet50(weights=None).state_dict(), weights)
+    name = f"resnet50-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(pretrained.TORCHVISION_FILES, 50, name)
+    options = victim.resolve_options("gpu", {})
+    recipe = victim(options).recipe(thing(), task, "imagenet", "gpu")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(EnvironmentFault, match=f"put https://download.pytorch.org/models/{name} at"):
+        build_initialised_model(recipe, "cpu", seed=0)
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    weights.rename(tmp_path / "checkpoints" / name)
+    source = torch.load(tmp_path / "checkpoints" / name, weights_only=True)
+    loaded = build_initialised_model(recipe, "cpu", seed=0).backbone.state_dict()
+    assert {key for key in source if not key.startswith("fc.")} == set(loaded)
+    assert all(torch.equal(tensor, source[key]) for key, tensor in loaded.items())
+
+
+def unreachable(*args: Any, **kwargs: Any) -> None:
+    raise OSError("no route to host")
+
+
+def thing() -> DataInfo:
+    return DataInfo(("background", "ship"), (Category("ship", True),), 64, 10)
+
+
+def test_weights_that_a_config_names_are_named_where_they_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mmengine.runner import CheckpointLoader
+
+    monkeypatch.setattr(CheckpointLoader, "load_checkpoint", unreachable)
+    options = Mask2Former.resolve_options("gpu", {"backbone": "swin-t"})
+    recipe = Mask2Former(options).recipe(thing(), "instance", "imagenet", "gpu")
+    with pytest.raises(EnvironmentFault, match=r"weights https://.*swin_tiny_patch4_window7_224\.pth cannot"):
+        build_initialised_model(recipe, "cpu", seed=0)
