@@ -148,7 +148,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         "test_batch_size": 4,
     },
-    "cpu": {"batch_size": 4, "warmup": 180},
+    "cpu": {"warmup": 180},
     "gpu": FULL_SIZE
     | {
         "geometry": {
