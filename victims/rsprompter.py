@@ -28,6 +28,8 @@ class RSPrompterOptions(sam.SamOptions):
         proposals: Anchor: regions of an image that the second stage looks at.
         rpn_samples: Anchor: anchors of an image at which the first stage's losses are taken.
         region_samples: Anchor: regions of an image at which the second stage's losses are taken.
+        region_sampling: Anchor: points per side of a cell of a region's features; 0: about as many as the feature map
+            has there, as published, which on a CPU is most of the work.
         query_channels: Query: of queries and pixel decoder, a multiple of 8.
         queries: Query: number of queries.
         encoder_layers: Query: layers of deformable attention of the pixel decoder.
@@ -50,7 +52,7 @@ class RSPrompterOptions(sam.SamOptions):
     """
 
     variant: Literal["anchor", "query"] = "anchor"
-    channels: int = Field(default=64, gt=0, multiple_of=8)
+    channels: int = Field(default=32, gt=0, multiple_of=8)
     hidden: int = Field(default=32, gt=0)
     layers: tuple[int, ...] = ()
     prompts: int = Field(default=5, gt=0)
@@ -59,6 +61,7 @@ class RSPrompterOptions(sam.SamOptions):
     proposals: int = Field(default=100, gt=0)
     rpn_samples: int = Field(default=64, gt=0)
     region_samples: int = Field(default=64, gt=0)
+    region_sampling: int = Field(default=1, ge=0)
     query_channels: int = Field(default=64, gt=0, multiple_of=8)
     queries: int = Field(default=12, gt=0)
     encoder_layers: int = Field(default=1, gt=0)
@@ -117,6 +120,7 @@ FULL_SIZE: dict[str, Any] = {
     "proposals": 1000,
     "rpn_samples": 256,
     "region_samples": 256,
+    "region_sampling": 0,
     "query_channels": 128,
     "queries": 100,
     "encoder_layers": 3,
@@ -250,6 +254,7 @@ def _model(options: RSPrompterOptions, things: int, pretrained: str | None) -> d
             proposals=options.proposals,
             rpn_samples=options.rpn_samples,
             region_samples=options.region_samples,
+            region_sampling=options.region_sampling,
         )
     return query_model(
         shape,

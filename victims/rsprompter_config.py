@@ -54,6 +54,7 @@ def anchor_model(
     proposals: int,
     rpn_samples: int,
     region_samples: int,
+    region_sampling: int,
 ) -> dict[str, Any]:
     """The two-stage variant.
 
@@ -64,6 +65,7 @@ def anchor_model(
         rpn_samples: Anchors of an image at which the first stage's losses are taken.
         region_samples: Regions of an image at which the second stage's losses are taken, up to a quarter of them
             on objects.
+        region_sampling: Points per side of a cell of a region's features; 0: as many as the feature map has there.
     """
     channels, strides = shape.channels, shape.strides
     return {
@@ -90,7 +92,7 @@ def anchor_model(
         },
         "roi_head": {
             "type": "PromptingRoIHead",
-            "bbox_roi_extractor": _regions(shape, 7),
+            "bbox_roi_extractor": _regions(shape, 7, region_sampling),
             "bbox_head": {
                 "type": "Shared2FCBBoxHead",
                 "in_channels": channels,
@@ -101,7 +103,7 @@ def anchor_model(
                 "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False},
                 "loss_bbox": {"type": "SmoothL1Loss"},
             },
-            "mask_roi_extractor": _regions(shape, 14),
+            "mask_roi_extractor": _regions(shape, 14, region_sampling),
             "mask_head": {
                 "type": "PromptMaskHead",
                 "geometry": shape.geometry.model_dump(),
@@ -301,10 +303,10 @@ def _features(shape: PrompterShape) -> dict[str, Any]:
     }
 
 
-def _regions(shape: PrompterShape, side: int) -> dict[str, Any]:
+def _regions(shape: PrompterShape, side: int, sampling: int) -> dict[str, Any]:
     return {
         "type": "SingleRoIExtractor",
-        "roi_layer": {"type": "RoIAlign", "output_size": side, "sampling_ratio": 0},
+        "roi_layer": {"type": "RoIAlign", "output_size": side, "sampling_ratio": sampling},
         "out_channels": shape.channels,
         "featmap_strides": shape.strides[:4],
         # mmdet's 56 pixels for strides from 4 on.
