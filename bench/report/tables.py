@@ -62,13 +62,14 @@ def summary_table(columns: list[Column]) -> Table:
         for column in mine:
             mark = " (invalid)" if column.gate.state == "invalid" else ""
             place = f" on {column.dataset}" if several else ""
-            header.append(f"{column.victim}{place}, {column.defense}, {column.metric}{mark}")
+            start = "" if column.init == "scratch" else f" from {column.init}"
+            header.append(f"{column.victim}{start}{place}, {column.defense}, {column.metric}{mark}")
             by_label = {row.label: row for row in column.rows}
             for label in labels:
                 row = by_label.get(label)
                 cells[label].append(percent(row.score, len(row.seeds)) if row else MISSING)
         if len(mine) > 1:
-            header.append(f"{victim[0]}{place} worst case")
+            header.append(f"{victim[0]}{start}{place} worst case")
             for label in labels:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})

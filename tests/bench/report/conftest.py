@@ -49,19 +49,20 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
     ) -> dict[str, Any]:
         budget = {"kind": changes.pop("budget", "mask"), "epsilon": 8, "epsilon_background": 2}
         options, noise = changes.pop("options", {}), changes.pop("noise", None)
+        victim = {"name": changes.pop("victim", "unetplusplus"), "init": changes.pop("init", "scratch")}
         cell = validated(
             Cell,
             {
                 "dataset": {"name": "shapes", "options": {"image_size": 64}},
                 "protector": {"name": protector, "budget": budget, "options": options},
-                "victim": {"name": changes.pop("victim", "unetplusplus"), "task": "semantic"},
+                "victim": {**victim, "task": "semantic"},
                 "defense": {"name": defense},
                 "profile": profile,
                 "seed": seed,
             },
             "test",
         )
-        key = f"{protector}-{budget['kind']}-{seed}-{defense}-{cell.victim.name}-{profile}"
+        key = f"{protector}-{budget['kind']}-{seed}-{defense}-{cell.victim.name}-{victim['init']}-{profile}"
         key += "".join(f"-{name}-{value}" for name, value in options.items())
         planned = PlannedCell(cell, protector, {"protect": f"data-{protector}", "evaluate": key})
         if status != "done":

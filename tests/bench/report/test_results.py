@@ -164,6 +164,13 @@ def test_worst_case_is_the_best_score_of_any_defense(store: Store, add_record: A
     assert row[-1].endswith("(jpeg)")
 
 
+def test_pretrained_victims_are_told_apart(store: Store, add_record: Add) -> None:
+    for init in ("scratch", "imagenet"):
+        add_record(0.9, init=init)
+    header = summary_table(columns(store, read_records(store))).header
+    assert set(header[1:]) == {"unetplusplus, none, mIoU", "unetplusplus from imagenet, none, mIoU"}
+
+
 def test_csv_holds_unrounded_numbers(store: Store, add_record: Add) -> None:
     score = add_record(0.9)["scores"]["val"]["mIoU"]
     (line,) = csv.DictReader(io.StringIO(to_csv(columns(store, read_records(store)))))
