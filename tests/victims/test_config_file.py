@@ -379,7 +379,7 @@ def test_weights_that_cannot_be_read_are_one_line(tmp_path: Path, checkpoint: st
         tmp_path, "fcn.py", f"model = dict(backbone=dict(init_cfg=dict(checkpoint={checkpoint!r})))"
     )
     with pytest.raises(
-        EnvironmentFault, match=f"weights cannot be read .*{message}.*use --init scratch"
+        EnvironmentFault, match=f"weights .*cannot be read .*{message}.*use --init scratch"
     ) as caught:
         build_initialised_model(recipe(path, init="imagenet"), "cpu", 0)
     assert "\n" not in str(caught.value)
