@@ -187,7 +187,8 @@ def _image_replicates(
     for start in range(0, resamples, chunk):
         times = rng.multinomial(images, np.full(images, 1 / images), size=min(chunk, resamples - start))
         for part, counts in zip(parts, arrays, strict=True):
-            part.append(score(np.einsum("bi,sikc->bskc", times, counts, optimize=True)))
+            # Not `optimize`: a BLAS product's last bits depend on its number of threads.
+            part.append(score(np.einsum("bi,sikc->bskc", times, counts)))
     return [np.concatenate(part) for part in parts]
 
 
