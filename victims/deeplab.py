@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bench.errors import EnvironmentFault, SpecError
+from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, VictimOptions
 from victims import semantic
+from victims.recipes import shipped_config
 
-BASE_CONFIG = ".mim/configs/_base_/models/deeplabv3_r50-d8.py"
+BASE_CONFIG = "_base_/models/deeplabv3_r50-d8.py"
 """mmseg's own model, inside its wheel."""
 
 EXPANSION = {18: 1, 50: 4, 101: 4}
@@ -213,9 +212,4 @@ def base_model() -> dict[str, Any]:
     Raises:
         EnvironmentFault: mmsegmentation is not installed.
     """
-    from mmengine.config import Config
-
-    found = importlib.util.find_spec("mmseg")
-    if found is None or not found.submodule_search_locations:
-        raise EnvironmentFault("mmsegmentation is not installed: pip install mmsegmentation==1.2.2")
-    return Config.fromfile(Path(found.submodule_search_locations[0]) / BASE_CONFIG).model.to_dict()
+    return shipped_config("mmseg", BASE_CONFIG).model.to_dict()

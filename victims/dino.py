@@ -16,7 +16,7 @@ from victims.dino_config import (
     published_config,
     published_model,
 )
-from victims.recipes import DETECTION_META, Flips, count_things, random_flip, training_length
+from victims.recipes import DETECTION_META, Flips, count_things, random_flip, training_length, warmed_cosine
 
 
 class DINOOptions(VictimOptions):
@@ -222,23 +222,15 @@ def _optim_wrapper(config: Any, options: DINOOptions, init: Init) -> dict[str, A
 
 def _scheduler(options: DINOOptions, iterations: int) -> list[dict[str, Any]]:
     warmup = math.ceil(options.warmup * iterations)
+    if options.schedule == "cosine":
+        return warmed_cosine(iterations, warmup, 0.01)
     rise = {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": warmup, "by_epoch": False}
-    if options.schedule == "step":
-        fall: dict[str, Any] = {
-            "type": "MultiStepLR",
-            "milestones": [math.ceil(iterations * 11 / 12)],
-            "gamma": 0.1,
-            "begin": 0,
-            "end": iterations,
-            "by_epoch": False,
-        }
-    else:
-        fall = {
-            "type": "CosineAnnealingLR",
-            "begin": warmup,
-            "end": iterations,
-            "T_max": iterations - warmup,
-            "eta_min": 0.0,
-            "by_epoch": False,
-        }
+    fall = {
+        "type": "MultiStepLR",
+        "milestones": [math.ceil(iterations * 11 / 12)],
+        "gamma": 0.1,
+        "begin": 0,
+        "end": iterations,
+        "by_epoch": False,
+    }
     return [rise, fall] if warmup else [fall]

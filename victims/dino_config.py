@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from bench.errors import EnvironmentFault
+from victims.recipes import shipped_config
 
 CONFIG = "dino-4scale_r50_8xb2-12e_coco.py"
 
@@ -26,16 +24,7 @@ def published_config() -> Any:
     Raises:
         EnvironmentFault: mmdet lacks the file.
     """
-    from mmengine.config import Config
-
-    spec = find_spec("mmdet")
-    if spec is None or not spec.submodule_search_locations:
-        raise EnvironmentFault(f"package 'mmdet', which holds {CONFIG}, is not installed: install it")
-    path = Path(spec.submodule_search_locations[0]) / ".mim" / "configs" / "dino" / CONFIG
-    if not path.is_file():
-        raise EnvironmentFault(f"{path} is missing: reinstall mmdet")
-    # Its custom imports would load mmcv.ops before the stand-in for mmcv's compiled extension is there.
-    return Config.fromfile(str(path), import_custom_modules=False)
+    return shipped_config("mmdet", f"dino/{CONFIG}")
 
 
 def published_model(config: Any, pretrained: bool) -> Any:

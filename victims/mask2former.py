@@ -11,7 +11,7 @@ from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
 from victims.mask2former_config import Backbone, compact_model, published_config, published_model
 from victims.mask2former_protocols import PROTOCOLS, Protocol, protocol_pipelines
-from victims.recipes import DETECTION_META, Flips, count_things, random_flip
+from victims.recipes import DETECTION_META, Flips, count_things, random_flip, warmed_cosine
 
 
 class Mask2FormerOptions(VictimOptions):
@@ -215,14 +215,4 @@ def _optim_wrapper(config: Any, options: Mask2FormerOptions, init: Init) -> dict
 
 def _scheduler(options: Mask2FormerOptions) -> list[dict[str, Any]]:
     warmup = math.ceil(options.warmup * options.iterations)
-    decay = {
-        "type": "CosineAnnealingLR",
-        "begin": warmup,
-        "end": options.iterations,
-        "T_max": options.iterations - warmup,
-        "eta_min": 0.0,
-        "by_epoch": False,
-    }
-    if not warmup:
-        return [decay]
-    return [{"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": warmup, "by_epoch": False}, decay]
+    return warmed_cosine(options.iterations, warmup, 0.01)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import EnvironmentFault
+from victims.recipes import shipped_config
 
 Backbone = Literal["r50", "swin-t"]
 
@@ -38,17 +36,8 @@ def published_config(task: str, backbone: Backbone) -> Any:
     Raises:
         EnvironmentFault: The installed package lacks the file.
     """
-    from mmengine.config import Config
-
     package, name = CONFIGS[task, backbone]
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise EnvironmentFault(f"package {package!r}, which holds {name}, is not installed: install it")
-    path = Path(spec.submodule_search_locations[0]) / ".mim" / "configs" / "mask2former" / name
-    if not path.is_file():
-        raise EnvironmentFault(f"{path} is missing: reinstall {package}")
-    # Its custom imports would load mmcv.ops before the stand-in for mmcv's compiled extension is there.
-    return Config.fromfile(str(path), import_custom_modules=False)
+    return shipped_config(package, f"mask2former/{name}")
 
 
 def published_model(config: Any, task: str, things: int, stuff: int, points: int, pretrained: bool) -> Any:

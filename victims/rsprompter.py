@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from bench.victim import DataInfo, Init, Task, TrainingRecipe, Victim, VictimOptions
 from victims import sam
-from victims.recipes import DETECTION_META, Flips, count_things, random_flip, training_length
+from victims.recipes import DETECTION_META, Flips, count_things, random_flip, training_length, warmed_cosine
 from victims.rsprompter_config import PrompterShape, anchor_model, query_model
 
 
@@ -298,14 +298,4 @@ def _optim_wrapper(options: RSPrompterOptions) -> dict[str, Any]:
 
 def _scheduler(options: RSPrompterOptions, iterations: int) -> list[dict[str, Any]]:
     warmup = min(options.warmup, iterations // 2)
-    decay = {
-        "type": "CosineAnnealingLR",
-        "begin": warmup,
-        "end": iterations,
-        "T_max": iterations - warmup,
-        "eta_min": 1e-3 * options.learning_rate,
-        "by_epoch": False,
-    }
-    if not warmup:
-        return [decay]
-    return [{"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warmup, "by_epoch": False}, decay]
+    return warmed_cosine(iterations, warmup, 1e-3, eta_min=1e-3 * options.learning_rate)
