@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bench.datasets.base import Annotation
+from bench.learner import Learner
 from bench.options import PluginOptions
 
 if TYPE_CHECKING:
@@ -24,16 +24,13 @@ Other = Callable[[], tuple[np.ndarray, Annotation]]
 """Draws another training image with its labels: `(H, W, 3)` uint8 RGB, as it lies on the disk."""
 
 
-class Defense(ABC):
+class Defense(Learner):
     """A transform of the training image, or a training procedure, or both.
 
-    A defense is never told which protector was used.
+    A defense is never told which protector was used. One that `learns` does so from images that are not the
+    data owner's, before it sees any of his.
 
-    Attributes:
-        name: Registered name.
-        version: Raised whenever outputs change for the same options; part of the key.
-        summary: One line for `bench ls`.
-        paper: Where the method comes from; may be empty.
+    Attributes, besides those of `Learner`:
         clean_drop: What it may cost on clean data with its default options: points (0 to 100) of the score of
             UNet++ on `shapes` at profile `cpu`, rounded up. None: not measured.
         time_factor: What it may cost in time: seconds of a training iteration as a multiple of the plain one's.
@@ -44,10 +41,6 @@ class Defense(ABC):
         checks: How many weights, evenly spread over the training, are compared on what is held out.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
     clean_drop: ClassVar[float | None] = None
     time_factor: ClassVar[float] = 1.0
     per_pixel: ClassVar[bool] = False
@@ -56,19 +49,29 @@ class Defense(ABC):
     checks: int = 0
     Options: ClassVar[type[DefenseOptions]] = DefenseOptions
 
-    def __init__(self, options: DefenseOptions | None = None) -> None:
-        self.options = options or self.Options()
+    @property
+    def purifies(self) -> bool:
+        """Whether `purify` is overridden."""
+        return type(self).purify is not Defense.purify
 
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> DefenseOptions:
-        """Fills in what the user left open, by profile. The result is what enters the key."""
-        return cls.Options(**given)
-
-    def fit(self, samples: Iterable[tuple[np.ndarray, Annotation]]) -> Defense:
-        """Learns from the training images that the attacker has, before the training; most have nothing to learn.
+    def purify(self, image: np.ndarray, state: Any, rng: np.random.Generator) -> np.ndarray:
+        """Cleans a training image, once and for all, before the training: for what is too slow for every draw.
 
         Args:
-            samples: Images `(H, W, 3)` uint8 RGB with their labels, as they lie on the disk, in the dataset's order.
+            image: `(H, W, 3)` uint8 RGB, as it lies on the disk. Must not be changed.
+            state: What `load` returned; None for a defense that does not learn.
+            rng: Seeded by (seed, image id).
+
+        Returns:
+            `(H, W, 3)` uint8.
+        """
+        return image
+
+    def adapt(self, samples: Iterable[tuple[np.ndarray, Annotation]]) -> Defense:
+        """Adapts to the training images that the attacker has, before the training; most have nothing to adapt.
+
+        Args:
+            samples: Images `(H, W, 3)` uint8 RGB with their labels, purified, in the dataset's order.
 
         Returns:
             The defense to use, which must be picklable. Deterministic: it is called again after an interruption.

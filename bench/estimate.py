@@ -83,6 +83,7 @@ def names(identity: dict[str, Any], upstream: dict[str, dict[str, Any]]) -> tupl
     training = identity if kind == "train" else upstream["train"]
     victim = training["victim"]
     exact = {k: v for k, v in training.items() if k not in ("seed", "protect", "stage")}
+    exact["defense"] = {k: v for k, v in training["defense"].items() if k != "fit"}
     exact |= {"stage": kind, "data": upstream["protect"]["data"]}
     similar = f"{kind} {victim['name']} {victim['task']} {training['profile']} {training['defense']['name']}"
     return key_of(exact), similar

@@ -14,6 +14,7 @@ from bench.budget import Budget
 from bench.datasets.base import Dataset, Task
 from bench.errors import SpecError
 from bench.keys import key_of
+from bench.learner import Learner
 from bench.profiles import Profile
 from bench.protector import Protector
 from bench.spec import (
@@ -31,8 +32,8 @@ from bench.store import Store
 
 EVALUATION_VERSION = 1
 """Raised whenever the same predictions would be scored differently."""
-FIT_SERIES = 1000
-"""Added to the seed of `shapes` for the scenes that a generator is trained on: never the protected ones."""
+FIT_SERIES = {"protector": 1000, "defense": 2000}
+"""Added to the seed of `shapes` for the scenes that protectors and defenses learn from: never the protected ones."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class PlannedCell:
     Attributes:
         cell: What was asked for, options resolved, so that the record tells everything.
         label: For people.
-        stages: Keys by kind; `evaluate` is also the key of the record.
+        stages: Keys by kind; `evaluate` is also the key of the record. The `fit` of a defense is `defense_fit`.
         skipped: Why the cell is not run: defense and victim do not go together. Empty for all others.
     """
 
@@ -178,7 +179,7 @@ class _Planner:
                 raise SpecError(f"protector {spec.name!r} learns nothing: there is nothing to fit")
             resolved = self._resolved(spec)
             for seed in self.matrix.seeds:
-                self._fit_stage(resolved, protector, seed)
+                self._fit_stage("protector", resolved, protector, seed)
         return Plan({}, (), tuple(self.stages.values()))
 
     def _options(self, plugin: Any, kind: str, given: dict[str, Any]) -> Any:
@@ -212,7 +213,7 @@ class _Planner:
         if spec.root is None:
             raise SpecError(
                 f"dataset {spec.name!r} is not generated: say where it lies with --data-root DIR, or with "
-                f"--fit-on {spec.name}=DIR where a protector learns from it"
+                f"--fit-on {spec.name}=DIR where a protector learns from it, --defense-fit-on where a defense does"
             )
         root = spec.root.expanduser().absolute()
         dataset = adapter(root, options)
@@ -266,12 +267,7 @@ class _Planner:
     def _resolved(self, spec: ProtectorSpec) -> ProtectorSpec:
         protector: type[Protector] = registry.load("protector", spec.name)
         options = self._options(protector, "protector", spec.options)
-        fit_on = spec.fit_on
-        trains = protector(options).trains
-        if fit_on and not trains:
-            raise SpecError(f"protector {spec.name!r} learns nothing: it takes no --fit-on")
-        if trains and not fit_on:
-            fit_on = (self._default_fit_data(),)
+        fit_on = self._fit_data(protector(options), "protector", spec.fit_on)
         budget = spec.budget
         if spec.name == "none":
             budget = Budget(kind="uniform", epsilon=0, epsilon_background=0)
@@ -279,11 +275,19 @@ class _Planner:
             budget = Budget(kind="uniform", epsilon=budget.epsilon, epsilon_background=budget.epsilon)
         return spec.model_copy(update={"options": plain_options(options), "fit_on": fit_on, "budget": budget})
 
-    def _default_fit_data(self) -> DatasetSpec:
+    def _fit_data(
+        self, plugin: Learner, kind: str, given: tuple[DatasetSpec, ...]
+    ) -> tuple[DatasetSpec, ...]:
+        """What a plugin learns from: what was asked for, or scenes like those of this matrix, drawn for it."""
+        if given and not plugin.trains:
+            flag = "--fit-on" if kind == "protector" else "--defense-fit-on"
+            raise SpecError(f"{kind} {plugin.name!r} learns nothing: it takes no {flag}")
+        if given or not plugin.trains:
+            return given
         shapes: type[Dataset] = registry.load("dataset", "shapes")
-        given = dict(self.matrix.dataset.options) if self.matrix.dataset.name == "shapes" else {}
-        options = plain_options(self._options(shapes, "dataset", given))
-        return DatasetSpec(name="shapes", options={**options, "seed": options["seed"] + FIT_SERIES})
+        drawn = dict(self.matrix.dataset.options) if self.matrix.dataset.name == "shapes" else {}
+        options = plain_options(self._options(shapes, "dataset", drawn))
+        return (DatasetSpec(name="shapes", options={**options, "seed": options["seed"] + FIT_SERIES[kind]}),)
 
     def _random_controls(self, spec: ProtectorSpec, source: _Source) -> list[ProtectorSpec]:
         """Random noise under both budgets, on the grid of the noise that it stands beside."""
@@ -332,6 +336,7 @@ class _Planner:
             )
         trained.check(victim_spec.init)
         defense_options = self._options(defense, "defense", defense_spec.options)
+        defense_data = self._fit_data(defense(defense_options), "defense", defense_spec.fit_on)
         cell = Cell(
             dataset=matrix.dataset.model_copy(update={"options": source.opening["options"], "root": None}),
             protector=protector_spec,
@@ -342,7 +347,9 @@ class _Planner:
                     "options": plain_options(victim_options),
                 }
             ),
-            defense=defense_spec.model_copy(update={"options": plain_options(defense_options)}),
+            defense=defense_spec.model_copy(
+                update={"options": plain_options(defense_options), "fit_on": defense_data}
+            ),
             profile=matrix.profile,
             codec=matrix.codec,
             seed=seed,
@@ -354,9 +361,12 @@ class _Planner:
             key = key_of({"stage": "skipped", "data": source.key, **identity_of(cell)})
             return PlannedCell(cell, describe_row(cell.protector, clean_ratio), {"evaluate": key}, refusal)
         stages: dict[str, str] = {}
-        fit = self._fit_stage(cell.protector, protector, seed)
+        fit = self._fit_stage("protector", cell.protector, protector, seed)
         if fit:
             stages["fit"] = fit.key
+        purifier = self._fit_stage("defense", cell.defense, defense, seed)
+        if purifier:
+            stages["defense_fit"] = purifier.key
         protect = self._protect_stage(cell, protector, source, fit)
         stages["protect"] = protect.key
         reads = {
@@ -376,14 +386,23 @@ class _Planner:
                 "protect": protect.key,
                 # A config file's own name is for people: what identifies it is its content.
                 "victim": {"version": victim.version, **identity_of(cell.victim), "name": victim.name},
-                "defense": {"version": defense.version, **identity_of(cell.defense)},
+                "defense": {
+                    "version": defense.version,
+                    "name": cell.defense.name,
+                    "options": cell.defense.options,
+                    **({"fit": purifier.key} if purifier else {}),
+                },
                 "profile": cell.profile,
                 "seed": seed,
                 # Left out where it is 0: a training without a curve keeps the key that it always had.
                 **({"curve": cell.curve} if cell.curve else {}),
                 **({"mixture": mixture} if clean_ratio else {}),
             },
-            inputs={"protect": protect.key, **(source_input if uses_clean else {})},
+            inputs={
+                "protect": protect.key,
+                **({"fit": purifier.key} if purifier else {}),
+                **(source_input if uses_clean else {}),
+            },
             datasets={role: opening for role, opening in reads.items() if role != "val"},
             label=f"train {cell.victim.name} on {label}",
         )
@@ -397,18 +416,20 @@ class _Planner:
         stages |= {"train": train.key, "evaluate": evaluate.key}
         return PlannedCell(cell, label, stages)
 
-    def _fit_stage(self, spec: ProtectorSpec, protector: type[Protector], seed: int) -> Stage | None:
-        if not protector.learns:
+    def _fit_stage(
+        self, kind: str, spec: ProtectorSpec | DefenseSpec, plugin: type[Learner], seed: int
+    ) -> Stage | None:
+        if not plugin.learns:
             return None
-        trains = protector(protector.Options(**spec.options)).trains
+        trains = plugin(plugin.Options(**spec.options)).trains
         sources = [self._source(d) for d in spec.fit_on]
         return self._stage(
             "fit",
             {
                 "stage": "fit",
-                "protector": spec.name,
-                "version": protector.version,
-                "options": {k: v for k, v in spec.options.items() if k not in protector.deployment_options},
+                kind: spec.name,
+                "version": plugin.version,
+                "options": {k: v for k, v in spec.options.items() if k not in plugin.deployment_options},
                 "data": [s.key for s in sources],
                 "seed": seed if trains else None,
             },

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from bench.budget import Budget, add_noise
-from bench.datasets.base import Annotation, Dataset
+from bench.datasets.base import Annotation
 from bench.errors import ContractViolation, UsageError
+from bench.learner import Learner
 from bench.options import PluginOptions
 from bench.protect.prompts import ObjectPrompt, Region, given_region, mask_annotation
 
@@ -22,28 +22,6 @@ BAND_PIXELS = 1 << 16
 
 class ProtectorOptions(PluginOptions):
     """Base of a protector's options. Every field is part of the key."""
-
-
-@dataclass(frozen=True)
-class FitContext:
-    """What a learning protector is given besides data.
-
-    Attributes:
-        work_dir: Survives an interruption: checkpoints go here, and `fit` goes on from what it finds.
-        state_dir: The finished state is written here; `load` reads it.
-        seed: Seed of this stage.
-        device: torch device string.
-        report: Called as `report(done, total, note)`, for the progress line.
-        loader_workers: Data loading threads or processes; 0 leaves it to the protector. No result depends on
-            it.
-    """
-
-    work_dir: Path
-    state_dir: Path
-    seed: int
-    device: str
-    report: Callable[[int, int, str], None] = field(default=lambda done, total, note: None)
-    loader_workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,43 +41,20 @@ class ImportedState:
     notes: tuple[str, ...] = ()
 
 
-class Protector(ABC):
+class Protector(Learner):
     """Turns training images into protected ones.
 
     A protector that needs no training implements `noise` (or `protect`, if it is not additive). One that
     learns sets `learns = True` and implements `fit` and `load` too.
 
-    Attributes:
-        name: Registered name.
-        version: Raised whenever outputs change for the same options; part of the key.
-        learns: Whether `fit` has to run first.
-        shares_fit: Whether `fit` may run in several processes of one `torch.distributed` group at a time, each
-            with a share of the work; the first writes the state.
-        deployment_options: Options that `fit` does not read: they are no part of its key.
+    Attributes, besides those of `Learner`:
         seeded: False if the seed changes nothing, so that all seeds share one protected dataset.
         bounded: False for methods without an L-infinity bound; their files are measured, not refused.
-        summary: One line for `bench ls`.
-        paper: Where the method comes from; empty for controls.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-    learns: ClassVar[bool] = False
-    shares_fit: ClassVar[bool] = False
-    deployment_options: ClassVar[frozenset[str]] = frozenset()
     seeded: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
     Options: ClassVar[type[ProtectorOptions]] = ProtectorOptions
-
-    def __init__(self, options: ProtectorOptions | None = None) -> None:
-        self.options = options or self.Options()
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> ProtectorOptions:
-        """Fills in what the user left open, by profile. The result is what enters the key."""
-        return cls.Options(**given)
 
     @classmethod
     def import_state(cls, file: Path, given: dict[str, Any]) -> ImportedState:
@@ -125,11 +80,6 @@ class Protector(ABC):
             )
         return folder / "state" if (folder / "state").is_dir() else folder
 
-    @property
-    def trains(self) -> bool:
-        """Whether `fit` depends on data and seed. False where it only puts given weights into place."""
-        return self.learns
-
     def noise_grid(self, height: int, width: int) -> int:
         """Independent noise cells along the longer side of an `(height, width)` image.
 
@@ -137,25 +87,6 @@ class Protector(ABC):
         with noise of its own grain.
         """
         return max(height, width)
-
-    def prepare(self, report: Callable[[int, int, str], None]) -> None:
-        """Fetches what `fit` needs from outside, such as pretrained weights, into the user's cache.
-
-        Called before a run starts, where a network may be that a worker does not have. `report` takes bytes:
-        `report(done, total, note)`.
-        """
-        return None
-
-    def fit(self, datasets: Sequence[Dataset], context: FitContext) -> None:
-        """Learns from the train splits of `datasets` and writes the state to `context.state_dir`.
-
-        Only called when `learns`.
-        """
-        raise NotImplementedError
-
-    def load(self, state_dir: Path, device: str) -> Any:
-        """Reads what `fit` wrote. Only called when `learns`."""
-        return None
 
     def noise(
         self,

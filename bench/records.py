@@ -35,7 +35,7 @@ def write_done(store: Store, cell: PlannedCell) -> dict[str, Any]:
         record = read_record(store, cell.key)
         if record["status"] == "done":
             return record
-    infos = {kind: store.stage_info(kind, key) for kind, key in cell.stages.items()}
+    infos = {role: store.stage_info(role.removeprefix("defense_"), key) for role, key in cell.stages.items()}
     evaluated = infos["evaluate"]
     source = store.stage_folder("evaluate", cell.key)
     target = store.record_folder(cell.key)
@@ -51,7 +51,7 @@ def write_done(store: Store, cell: PlannedCell) -> dict[str, Any]:
         "protection": infos["protect"]["summary"],
         "training": infos["train"]["summary"],
         "files": {name: _sha256(target / name) for name in (*TABLES, LOSS_CURVE)},
-        "cost": {kind: info["cost"] for kind, info in infos.items()},
+        "cost": {role: info["cost"] for role, info in infos.items()},
         "device": infos["train"]["device"],
         "threads": infos["train"]["threads"],
         "machine": infos["train"]["machine"],

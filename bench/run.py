@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import registry
 from bench.errors import DiskFull, Interrupted
 from bench.estimate import estimate_lines
 from bench.executor import Executor, Failure
@@ -17,6 +16,7 @@ from bench.plan import Plan, PlannedCell, Stage, make_plan
 from bench.progress import Progress, make_progress
 from bench.records import write_done, write_unfinished
 from bench.spec import Execution, Matrix
+from bench.stages.fit import learner_of
 from bench.store import Store
 
 SKIPPED = "skipped"
@@ -82,7 +82,7 @@ def run_matrix(
 
 
 def prepare_fits(plan: Plan, store: Store, progress: Progress) -> None:
-    """Lets the protectors that are to be fitted fetch what they need, before anything is computed.
+    """Lets the plugins that are to be fitted fetch what they need, before anything is computed.
 
     Raises:
         EnvironmentFault: Something cannot be fetched; the message says how to get it.
@@ -96,8 +96,7 @@ def prepare_fits(plan: Plan, store: Store, progress: Progress) -> None:
 
     for stage in plan.stages:
         if stage.kind == "fit" and not store.is_done(stage.kind, stage.key):
-            plugin = registry.load("protector", stage.identity["protector"])
-            plugin(plugin.Options(**stage.identity["options"])).prepare(report)
+            learner_of(stage.identity).prepare(report)
 
 
 class _Book:

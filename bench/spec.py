@@ -7,6 +7,7 @@ A test fails for a field that is neither.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,9 +24,12 @@ from bench.victim import Init
 Codec = Literal["png", "jpeg95"]
 
 
-def identity(default: Any = ..., **kwargs: Any) -> Any:
-    """A field that can change a result."""
-    return Field(default, json_schema_extra={"role": "identity"}, **kwargs)
+def identity(default: Any = ..., *, added: bool = False, **kwargs: Any) -> Any:
+    """A field that can change a result.
+
+    One that was `added` when results existed is left out of keys and records while it has its default.
+    """
+    return Field(default, json_schema_extra={"role": "identity", "added": added}, **kwargs)
 
 
 def runtime(default: Any = ..., **kwargs: Any) -> Any:
@@ -94,11 +98,15 @@ class DefenseSpec(Spec):
 
     Attributes:
         name: Registered name.
-        options: Options of the defense.
+        options: Options of the defense; what is left open is filled in by profile.
+        fit_on: Datasets of clean images of others that a learning defense is trained on. Empty: the embedded
+            `shapes`, drawn from another series than the scenes that are protected, and than those that a
+            protector learns from.
     """
 
     name: str = identity("none")
     options: dict[str, Any] = identity({})
+    fit_on: tuple[DatasetSpec, ...] = identity((), added=True)
 
 
 class Cell(Spec):
@@ -209,7 +217,7 @@ def identity_of(spec: BaseModel) -> dict[str, Any]:
     """The identity fields of a spec as plain JSON values, nested specs included."""
     values: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():
-        if isinstance(spec, Spec) and role_of(field) == "runtime":
+        if isinstance(spec, Spec) and (role_of(field) == "runtime" or _left_out(spec, name)):
             continue
         values[name] = _plain(getattr(spec, name))
     return values
@@ -230,6 +238,12 @@ def role_of(field: Any) -> str | None:
     """`identity`, `runtime`, or None for a field that declares neither."""
     extra = field.json_schema_extra
     return extra.get("role") if isinstance(extra, dict) else None
+
+
+def _left_out(spec: Spec, name: str) -> bool:
+    field = type(spec).model_fields[name]
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("added")) and getattr(spec, name) == field.default
 
 
 def _plain(value: Any) -> Any:
@@ -308,9 +322,9 @@ def _anchored(matrix: Matrix, folder: Path) -> Matrix:
             return dataset
         return dataset.model_copy(update={"root": folder / dataset.root.expanduser()})
 
-    protectors = tuple(
-        p.model_copy(update={"fit_on": tuple(anchored(d) for d in p.fit_on)}) for p in matrix.protectors
-    )
+    def learning(specs: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(s.model_copy(update={"fit_on": tuple(map(anchored, s.fit_on))}) for s in specs)
+
     victims = tuple(
         v.model_copy(update={"name": str(folder / v.name)})
         if v.name.endswith(".py") and (folder / v.name).is_file()
@@ -318,7 +332,12 @@ def _anchored(matrix: Matrix, folder: Path) -> Matrix:
         for v in matrix.victims
     )
     return matrix.model_copy(
-        update={"dataset": anchored(matrix.dataset), "protectors": protectors, "victims": victims}
+        update={
+            "dataset": anchored(matrix.dataset),
+            "protectors": learning(matrix.protectors),
+            "victims": victims,
+            "defenses": learning(matrix.defenses),
+        }
     )
 
 

@@ -137,7 +137,7 @@ def check_protector(protector: type[Protector] | Protector, state: Any = None) -
     _check_imports(instance)
 
 
-def check_defense(defense: type[Defense] | Defense) -> None:
+def check_defense(defense: type[Defense] | Defense, state: Any = None) -> None:
     """Checks a defense on a dozen small images.
 
     The rules are those of `check_protector` without `noise` and `budget`, and
@@ -148,6 +148,7 @@ def check_defense(defense: type[Defense] | Defense) -> None:
 
     Args:
         defense: A class with usable default options, or an instance.
+        state: What `load` returned, for one that learns.
 
     Raises:
         ContractViolation: A rule is broken.
@@ -159,7 +160,7 @@ def check_defense(defense: type[Defense] | Defense) -> None:
     changed = False
     for sample in images:
         with _unchanged(instance.name, sample):
-            result, labels = _transform_sample(instance, sample, _rng(0, sample))
+            result, labels = _transform_sample(instance, sample, _rng(0, sample), state)
         _check_image(instance.name, sample, result)
         if labels.semantic.shape != sample.image.shape[:2] or labels.semantic.dtype != np.uint8:
             found = f"{labels.semantic.shape} {labels.semantic.dtype}"
@@ -169,8 +170,9 @@ def check_defense(defense: type[Defense] | Defense) -> None:
     does_else = type(instance).procedure is not Defense.procedure or instance.held_out
     if not changed and instance.name != "none" and not does_else:
         raise _violation(instance.name, "not-identity", "leaves every image as it is")
-    _check_repeatable(instance, images, _transform)
-    _check_seed(instance, images, _transform)
+    run = _defense_run(state)
+    _check_repeatable(instance, images, run)
+    _check_seed(instance, images, run)
     _check_imports(instance)
 
 
@@ -192,14 +194,17 @@ def _protector_run(state: Any) -> _Run:
     return run
 
 
-def _transform(
-    defense: Defense, sample: Sample, seed: int, rng: np.random.Generator | None = None
-) -> np.ndarray:
-    return _transform_sample(defense, sample, rng or _rng(seed, sample))[0]
+def _defense_run(state: Any) -> _Run:
+    def run(
+        defense: Defense, sample: Sample, seed: int, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        return _transform_sample(defense, sample, rng or _rng(seed, sample), state)[0]
+
+    return run
 
 
 def _transform_sample(
-    defense: Defense, sample: Sample, rng: np.random.Generator
+    defense: Defense, sample: Sample, rng: np.random.Generator, state: Any
 ) -> tuple[np.ndarray, Annotation]:
     others = samples()
 
@@ -208,8 +213,9 @@ def _transform_sample(
         return drawn.image, drawn.annotation
 
     with _no_errors(defense.name, sample):
-        fitted = defense.fit((one.image, one.annotation) for one in others)
-        return fitted.transform_sample(sample.image, sample.annotation, rng, other)
+        adapted = defense.adapt((one.image, one.annotation) for one in others)
+        image = defense.purify(sample.image, state, rng)
+        return adapted.transform_sample(image, sample.annotation, rng, other)
 
 
 def _violation(name: str, rule: str, what: str) -> ContractViolation:

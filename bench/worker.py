@@ -111,10 +111,10 @@ def _devices(kind: str, request: dict[str, Any]) -> list[str]:
     """The devices of a stage: several for a fit that may be shared and was given several."""
     devices: list[str] = request.get("devices", [])
     if kind == "fit" and len(devices) > 1:
-        from bench import registry
+        from bench.stages.fit import learner_of
 
-        plugin = registry.load("protector", request["identity"]["protector"])
-        if plugin.shares_fit and plugin(plugin.Options(**request["identity"]["options"])).trains:
+        learner = learner_of(request["identity"])
+        if learner.shares_fit and learner.trains:
             return devices
     return [request["device"]]
 

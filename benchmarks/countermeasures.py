@@ -33,7 +33,7 @@ def seconds(identity: dict, dataset: Shapes, name: str, iterations: int, folder:
     plugin = registry.load("defense", name)
     defense = plugin(plugin.resolve_options("cpu", {}))
     ids = dataset.ids("train")[:64]
-    defense = defense.fit((dataset.image("train", i), dataset.annotation("train", i)) for i in ids)
+    defense = defense.adapt((dataset.image("train", i), dataset.annotation("train", i)) for i in ids)
     recipe = build_recipe(identity, dataset)
     start = time.process_time()
     with tempfile.TemporaryDirectory(dir=folder) as work:

@@ -53,8 +53,8 @@ class OrthogonalProjection(Defense):
     _mean: np.ndarray | None = None
     _basis: np.ndarray | None = None
 
-    def fit(self, samples: Iterable[tuple[np.ndarray, Annotation]]) -> OrthogonalProjection:
-        """A copy whose directions are those of `samples`; see `Defense.fit`."""
+    def adapt(self, samples: Iterable[tuple[np.ndarray, Annotation]]) -> OrthogonalProjection:
+        """A copy whose directions are those of `samples`; see `Defense.adapt`."""
         block = self.options.block
         size = 3 * block * block
         # Statistics of all blocks, so that no more than one image is held.
@@ -88,7 +88,7 @@ class OrthogonalProjection(Defense):
     def transform(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The projected image, `(H, W, 3)` uint8. The same at every draw."""
         if self._mean is None or self._basis is None:
-            raise ContractViolation("orthogonal_projection was not fitted before it was used")
+            raise ContractViolation("orthogonal_projection was not adapted before it was used")
         side = self.options.block
         tiles = blocks(image.astype(np.float32), side)
         values = tiles.reshape(-1, self._mean.size)

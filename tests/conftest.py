@@ -7,10 +7,13 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import registry
+from bench.datasets.shapes.dataset import Shapes
+from bench.learner import FitContext, Learner
 
 # A shell that runs the tests in the background makes them ignore Ctrl-C, which several of them test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,6 +25,22 @@ def denormal_numbers() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture
+def fit_on_shapes(tmp_path: Path) -> Callable[[Learner], Any]:
+    """Lets a plugin learn from the scenes of profile `ci`; returns the state that it then works with."""
+
+    def fit(learner: Learner) -> Any:
+        dataset = Shapes(tmp_path / "data", Shapes.resolve_options("ci", {}))
+        dataset.generate()
+        work, state = tmp_path / "work", tmp_path / "state"
+        work.mkdir()
+        state.mkdir()
+        learner.fit([dataset], FitContext(work_dir=work, state_dir=state, seed=0, device="cpu"))
+        return learner.load(state, "cpu")
+
+    return fit
 
 
 @pytest.fixture

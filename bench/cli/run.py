@@ -92,7 +92,10 @@ def _read_tables(files: Sequence[Path]) -> list[Matrix]:
     "--codec", default="png", show_default=True, help="png, or jpeg95 for parity with the official code."
 )
 @click.option("--fit-on", multiple=True, metavar="NAME[=DIR]", help="Dataset that the protector learns from.")
-@click.option("--fit-image-size", type=int, help="Longest side of the images that the protector learns from.")
+@click.option(
+    "--defense-fit-on", multiple=True, metavar="NAME[=DIR]", help="Dataset that the defense learns from."
+)
+@click.option("--fit-image-size", type=int, help="Longest side of the images that either learns from.")
 @click.option("--protector-option", multiple=True, metavar="KEY=VALUE", help="Option of the protectors.")
 @click.option("--victim-option", multiple=True, metavar="KEY=VALUE", help="Option of the victims.")
 @click.option("--defense-option", multiple=True, metavar="KEY=VALUE", help="Option of the defenses.")
@@ -132,13 +135,7 @@ def run(**flags: Any) -> None:
             )
             for name in flags["victims"]
         ],
-        "defenses": [
-            {
-                "name": name,
-                "options": pairs(flags["defense_option"], "--defense-option") if name != "none" else {},
-            }
-            for name in flags["defenses"]
-        ],
+        "defenses": [_defense_values(name, flags) for name in flags["defenses"]],
         "seeds": parse_seeds(flags["seeds"]),
         "profile": flags["profile"],
         "codec": flags["codec"],
@@ -238,4 +235,14 @@ def _protector_values(name: str, flags: dict[str, Any]) -> dict[str, Any]:
     }
     if flags["fit_on"] and name != "none":
         values["fit_on"] = [fit_dataset(text, flags["fit_image_size"]) for text in flags["fit_on"]]
+    return values
+
+
+def _defense_values(name: str, flags: dict[str, Any]) -> dict[str, Any]:
+    if name == "none":
+        return {"name": name}
+    values: dict[str, Any] = {"name": name, "options": pairs(flags["defense_option"], "--defense-option")}
+    if flags["defense_fit_on"]:
+        size = flags["fit_image_size"]
+        values["fit_on"] = [fit_dataset(text, size) for text in flags["defense_fit_on"]]
     return values

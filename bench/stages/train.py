@@ -10,9 +10,10 @@ from typing import Any
 from bench import registry
 from bench.datasets.base import Dataset
 from bench.datasets.mixed import MixedDataset, clean_subset
+from bench.datasets.purified import PurifiedDataset
 from bench.defense import Defense
 from bench.files import write_json
-from bench.seeds import derive_seed
+from bench.seeds import derive_seed, generator
 from bench.stages import StageContext
 from bench.victim import DataInfo, TrainingRecipe
 
@@ -33,7 +34,9 @@ def run(context: StageContext) -> dict[str, Any]:
     work = context.folder / "work"
     work.mkdir(exist_ok=True)
     train_ids = dataset.ids("train")
-    defense = defense.fit((dataset.image("train", i), dataset.annotation("train", i)) for i in train_ids)
+    if defense.purifies:
+        dataset = purified(context, dataset, defense)
+    defense = defense.adapt((dataset.image("train", i), dataset.annotation("train", i)) for i in train_ids)
     asked = snapshot_iterations(recipe.iterations, identity.get("curve", 0))
     compared = snapshot_iterations(recipe.iterations, defense.checks)
     result = train(
@@ -75,6 +78,19 @@ def defense_of(identity: dict[str, Any]) -> Defense:
     """The defense of a `train` stage."""
     plugin = registry.load("defense", identity["defense"]["name"])
     return plugin(plugin.Options(**identity["defense"]["options"]))
+
+
+def purified(context: StageContext, dataset: Dataset, defense: Defense) -> Dataset:
+    """The training images as the defense cleans them; the files lie in `work/`."""
+    state = None
+    if defense.learns:
+        state = defense.load(context.input_folder("fit") / "state", context.device)
+    folder = context.folder / "work" / "purified"
+    folder.mkdir(exist_ok=True)
+    view = PurifiedDataset(dataset, folder)
+    seed = derive_seed(context.identity["seed"], "purify")
+    view.write(lambda i, image: defense.purify(image, state, generator(seed, i)), context.report)
+    return view
 
 
 def best_on_held_out(

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from bench.datasets.base import Annotation, Dataset
+from bench.learner import FitContext
 from bench.protect.prompts import ObjectPrompt, Region, mask_annotation
-from bench.protector import FitContext, ImportedState, Protector
+from bench.protector import ImportedState, Protector
 from protectors.unseg.checkpoints import RANDOM, obtain
 from protectors.unseg.options import UnSegOptions
 from protectors.unseg.profiles import profile_options

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from bench.datasets.base import Dataset
 from bench.errors import ArtifactCorrupt, TrainingDiverged
 from bench.files import atomic_write, write_json
+from bench.learner import FitContext
 from bench.machine import usable_cores
-from bench.protector import FitContext
 from bench.seeds import derive_seed
 from bench.training.checkpoint import save_weights
 from bench.training.signals import DeferredSignals

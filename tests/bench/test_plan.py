@@ -52,7 +52,7 @@ def test_the_generator_never_sees_the_protected_scenes(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, protectors=["unseg"])
     drawn = [s for s in plan.stages if s.kind == "data"]
     seeds = sorted(s.identity["options"]["seed"] for s in drawn)
-    assert seeds == [0, FIT_SERIES]
+    assert seeds == [0, FIT_SERIES["protector"]]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,10 +32,19 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 DEFENSES = {listing.name: registry.load("defense", listing.name) for listing in registry.listings("defense")}
 
 
-@pytest.mark.parametrize("name", sorted(DEFENSES))
+@pytest.mark.parametrize("name", sorted(name for name, plugin in DEFENSES.items() if not plugin.learns))
 def test_it_keeps_the_contract(name: str) -> None:
     assert DEFENSES[name].name == name
     check_defense(DEFENSES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(name for name, plugin in DEFENSES.items() if plugin.learns))
+def test_a_defense_that_learns_keeps_the_contract_once_it_has(name: str, fit_on_shapes: Callable) -> None:
+    plugin = DEFENSES[name]
+    assert plugin.name == name
+    defense = plugin(plugin.resolve_options("ci", {}))
+    check_defense(defense, fit_on_shapes(defense))
 
 
 @pytest.mark.parametrize(

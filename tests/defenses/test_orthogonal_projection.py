@@ -45,7 +45,7 @@ def test_a_tile_that_follows_the_objects_is_taken_out_and_little_else() -> None:
     rng = np.random.default_rng(5)
     tile = 8 * rng.choice([-1.0, 1.0], (4, 4, 3))
     pairs = samples(250, tile)
-    fitted = OrthogonalProjection().fit(pairs)
+    fitted = OrthogonalProjection().adapt(pairs)
     cleaned = [(fitted.transform(image, rng), labels) for image, labels in pairs]
     assert response(pairs, tile) > 7
     assert abs(response(cleaned, tile)) < 0.15 * response(pairs, tile)
@@ -64,14 +64,14 @@ def test_a_tile_that_follows_the_objects_is_taken_out_and_little_else() -> None:
 def test_nothing_is_taken_where_there_is_one_class() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     annotation = Annotation(np.zeros((20, 30), np.uint8), (), np.zeros((20, 30), bool))
-    fitted = OrthogonalProjection().fit([(image, annotation)])
+    fitted = OrthogonalProjection().adapt([(image, annotation)])
     assert np.array_equal(fitted.transform(image, np.random.default_rng(0)), image)
 
 
 def test_the_classifier_is_that_of_the_normal_equations() -> None:
     pairs = samples(8, 6 * np.ones((2, 2, 3)))
     options = OrthogonalProjectionOptions(block=4, ridge=0.1)
-    fitted = OrthogonalProjection(options).fit(pairs)
+    fitted = OrthogonalProjection(options).adapt(pairs)
     x = np.concatenate([blocks(image.astype(float), 4).reshape(-1, 48) for image, _ in pairs])
     y = np.concatenate([np.eye(2)[majority(labels.semantic, 4)] for _, labels in pairs])
     x, y = x - x.mean(0), y - y.mean(0)
@@ -102,6 +102,6 @@ def test_blocks_and_majorities_against_loops(height: int, width: int, side: int)
     assert number == len(labels)
 
 
-def test_it_must_be_fitted_first() -> None:
-    with pytest.raises(ContractViolation, match="not fitted"):
+def test_it_must_be_adapted_first() -> None:
+    with pytest.raises(ContractViolation, match="not adapted"):
         OrthogonalProjection().transform(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))

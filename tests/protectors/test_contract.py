@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from bench import registry
-from bench.datasets.shapes.dataset import Shapes
-from bench.protector import FitContext
 from bench.testing import check_protector
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -37,16 +35,10 @@ def test_a_protector_that_needs_no_training_keeps_the_contract(name: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name, plugin in PROTECTORS.items() if plugin.learns))
-def test_a_protector_that_learns_keeps_the_contract_once_it_has(name: str, tmp_path: Path) -> None:
-    dataset = Shapes(tmp_path / "data", Shapes.resolve_options("ci", {}))
-    dataset.generate()
+def test_a_protector_that_learns_keeps_the_contract_once_it_has(name: str, fit_on_shapes: Callable) -> None:
     plugin = PROTECTORS[name]
     protector = plugin(plugin.resolve_options("ci", {}))
-    work, state = tmp_path / "work", tmp_path / "state"
-    work.mkdir()
-    state.mkdir()
-    protector.fit([dataset], FitContext(work_dir=work, state_dir=state, seed=0, device="cpu"))
-    check_protector(protector, protector.load(state, "cpu"))
+    check_protector(protector, fit_on_shapes(protector))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from bench.budget import Budget
 from bench.datasets.base import VOID, Annotation, Category, Dataset, Segment
 from bench.datasets.shapes.scenes import CLASSES, SceneOptions, draw_scene
 from bench.errors import ArtifactCorrupt, DatasetError, SpecError, TrainingDiverged
-from bench.protector import FitContext
+from bench.learner import FitContext
 from protectors.unseg import UnSeg, UnSegOptions
 from protectors.unseg import training as training_module
 from protectors.unseg.deploy import deployed_noise, load_generator

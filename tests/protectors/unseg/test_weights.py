@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from bench import cache
 from bench.errors import EXIT_USAGE, ArtifactCorrupt, EnvironmentFault, SpecError, UsageError
+from bench.learner import FitContext
 from bench.plan import make_fit_plan, make_plan
-from bench.protector import FitContext
 from bench.spec import DatasetSpec, Matrix, ProtectorSpec
 from bench.store import Store
 from protectors.unseg import UnSeg, training

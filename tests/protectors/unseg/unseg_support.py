@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.datasets.base import Annotation, Category, Dataset, Segment
 from bench.datasets.shapes.scenes import CLASSES, SceneOptions, draw_scene
-from bench.protector import FitContext
+from bench.learner import FitContext
 
 TINY = {
     "image_size": 16,
