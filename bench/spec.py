@@ -145,7 +145,7 @@ class Matrix(Spec):
         dataset: What is protected and trained on.
         protectors: Protectors; the clean control and both random controls are added by `controls`.
         victims: Victims.
-        defenses: Defenses; or the name of a list of them, `paper` or `best`, for all that are in it.
+        defenses: Defenses; or the name of a list of them, `paper`, `best` or `all`, for all that are in it.
         seeds: Seeds; three or more for a table that counts.
         profile: Size of the experiment; None takes `gpu` with CUDA and `cpu` without.
         codec: How protected images are stored.

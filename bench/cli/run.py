@@ -72,7 +72,7 @@ def _read_tables(files: Sequence[Path]) -> list[Matrix]:
     "defenses",
     multiple=True,
     default=("none",),
-    help="Defense, or a list of them: paper, best; may be repeated.",
+    help="Defense, or a list of them: paper, best, all; may be repeated.",
 )
 @click.option("--task", help="Task of the victim; the first it shares with the dataset if left out.")
 @click.option("--init", default="scratch", show_default=True, help="Starting weights of the victim.")

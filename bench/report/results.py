@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from bench import registry
+from bench.errors import BenchError
 from bench.keys import canonical
 from bench.metrics.base import metric_type
 from bench.plan import describe_protector, describe_row
@@ -23,6 +25,8 @@ from bench.store import Store
 
 Record = dict[str, Any]
 CONTROLS = ("random",)
+LONGER = 1.5
+"""From this multiple of the plain training's time on a table says how much longer a defense takes."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,9 @@ class Column:
         task: Task.
         init: Starting weights.
         defense: Name and options of the defense.
+        defense_name: Its name alone.
+        needs: What an attacker needs for it besides the protected images, and how much longer the training may
+            take, as it declares; empty for nothing, and for a defense that is not installed.
         profile: Profile.
         codec: Codec of the protected files.
         metric: Name of the score.
@@ -94,6 +101,8 @@ class Column:
     task: str
     init: str
     defense: str
+    defense_name: str
+    needs: str
     profile: str
     codec: str
     metric: str
@@ -212,6 +221,8 @@ def _column(store: Store, records: list[Record], names: dict[str, str], victim: 
         task=cell["victim"]["task"],
         init=cell["victim"]["init"],
         defense=_defense_label(cell["defense"]),
+        defense_name=cell["defense"]["name"],
+        needs=_needs(cell["defense"]["name"]),
         profile=cell["profile"],
         codec=cell["codec"],
         metric=finished[0]["scores"]["primary"] if finished else metric_type(cell["victim"]["task"]).primary,
@@ -340,8 +351,23 @@ def _dataset_label(dataset: dict[str, Any]) -> str:
 
 def _defense_label(defense: dict[str, Any]) -> str:
     told = {k: v for k, v in sorted(defense["options"].items()) if v is not None and v is not False}
-    options = ", ".join(f"{k}={v}" for k, v in told.items())
-    return f"{defense['name']} ({options})" if options else defense["name"]
+    options = [f"{k}={v}" for k, v in told.items()]
+    if defense.get("fit_on"):
+        options.append("learned from " + " and ".join(_dataset_label(d) for d in defense["fit_on"]))
+    return f"{defense['name']} ({', '.join(options)})" if options else defense["name"]
+
+
+def _needs(name: str) -> str:
+    try:
+        defense = registry.load("defense", name)
+    except BenchError:
+        return ""
+    wanted = [
+        *(["clean images with labels"] if defense.needs_clean else []),
+        *(["clean images of others"] if defense.learns else []),
+        *([f"up to {defense.time_factor:g} times the time"] if defense.time_factor >= LONGER else []),
+    ]
+    return ", ".join(wanted)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

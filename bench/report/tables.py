@@ -9,6 +9,8 @@ from bench.report.results import Column, Row
 from bench.report.statistics import Estimate
 
 MISSING = "--"
+MANY = 5
+"""With more defenses than this, they are the rows of a table of their own, and the summary has the best alone."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,17 @@ def detail_table(column: Column) -> Table:
 
 
 def summary_table(columns: list[Column]) -> Table:
-    """All victims and defenses side by side; with several defenses, the best score any of them recovered."""
+    """All victims and defenses side by side; with several defenses, the best score any of them recovered.
+
+    Of more than `MANY` it shows the victim without a defense and the best alone.
+    """
     labels = list(dict.fromkeys(row.label for column in columns for row in column.rows))
     header = ["training images"]
     several = len({column.dataset for column in columns}) > 1
     cells: dict[str, list[str]] = {label: [] for label in labels}
     for victim in dict.fromkeys(_victim_key(c) for c in columns):
         mine = [c for c in columns if _victim_key(c) == victim]
-        for column in mine:
+        for column in mine if len(mine) <= MANY else [c for c in mine if c.defense_name == "none"]:
             mark = " (invalid)" if column.gate.state == "invalid" else ""
             place = f" on {column.dataset}" if several else ""
             start = "" if column.init == "scratch" else f" from {column.init}"
@@ -73,7 +78,58 @@ def summary_table(columns: list[Column]) -> Table:
             for label in labels:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})
+    if any(len([c for c in columns if _victim_key(c) == _victim_key(column)]) > MANY for column in columns):
+        notes.insert(0, "worst case: for the data owner, the best score of all countermeasures.")
     return Table("Summary", tuple(header), tuple((k, *v) for k, v in cells.items()), tuple(notes))
+
+
+def countermeasure_tables(columns: list[Column]) -> list[Table]:
+    """For each victim under more than `MANY` defenses: one row a defense, one column a protection, the best below."""
+    tables = []
+    for victim in dict.fromkeys(_victim_key(c) for c in columns):
+        mine = [c for c in columns if _victim_key(c) == victim]
+        if len(mine) > MANY:
+            tables.append(_countermeasure_table(mine))
+    return tables
+
+
+def _countermeasure_table(columns: list[Column]) -> Table:
+    columns = sorted(columns, key=lambda column: column.defense_name != "none")
+    labels = list(dict.fromkeys(row.label for column in columns for row in column.rows))
+    names = [column.defense_name for column in columns]
+    rows = []
+    for column in columns:
+        name = column.defense if names.count(column.defense_name) > 1 else column.defense_name
+        scores = {row.label: row.score.value for row in column.rows}
+        mark = " (invalid)" if column.gate.state == "invalid" else ""
+        found = (scores.get(label) for label in labels)
+        rows.append((f"{name}{mark}", column.needs, *(_points(value) for value in found)))
+    worst = [_best(columns, label) for label in labels]
+    rows.append(
+        ("worst case", "", *(percent(row.score, 0) if row else MISSING for row, _ in worst)),
+    )
+    rows.append(("by", "", *(column.defense_name if column else MISSING for _, column in worst)))
+    plain = [row for column in columns if column.defense_name == "none" for row in column.rows]
+    clean = next((row.score.value for row in plain if row.role == "clean"), None)
+    if clean:
+        left = [
+            1 - row.score.value / clean if row and row.score.value is not None else None for row, _ in worst
+        ]
+        rows.append(
+            ("drop that is left", "", *(f"{100 * x:.0f} %" if x is not None else MISSING for x in left))
+        )
+    first = columns[0]
+    title = f"Countermeasures: {first.victim} ({first.task}, init {first.init}) on {first.dataset}"
+    notes = [
+        f"{first.metric} on clean test images, in percent; worst case: for the data owner, the best score of all rows.",
+        "drop that is left: of the clean victim's score without a countermeasure, what the best attacker is short of.",
+        "The best of many rows is in part the luckiest: its interval speaks for the test images, not for the choice.",
+    ]
+    counts = {len(row.seeds) for column in columns for row in column.rows if row.seeds}
+    notes += [f"n={', '.join(map(str, sorted(counts)))} seeds."]
+    return Table(
+        f"{title}, profile {first.profile}", ("countermeasure", "needs", *labels), tuple(rows), tuple(notes)
+    )
 
 
 def mixing_table(column: Column) -> Table | None:
@@ -226,12 +282,18 @@ def _notes(column: Column) -> list[str]:
 
 
 def _worst_case(columns: list[Column], label: str) -> str:
-    best: tuple[float, str] | None = None
-    for column in columns:
-        for row in column.rows:
-            if row.label == label and row.score.value is not None and (not best or row.score.value > best[0]):
-                best = (row.score.value, column.defense)
-    return f"{100 * best[0]:.1f} ({best[1]})" if best else MISSING
+    row, column = _best(columns, label)
+    return f"{_points(row.score.value)} ({column.defense})" if row and column else MISSING
+
+
+def _best(columns: list[Column], label: str) -> tuple[Row, Column] | tuple[None, None]:
+    """The row with this label that has the best score under any defense, and that defense's column."""
+    found = [(r, c) for c in columns for r in c.rows if r.label == label and r.score.value is not None]
+    return max(found, key=lambda pair: pair[0].score.value or 0.0, default=(None, None))
+
+
+def _points(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f}"
 
 
 def _victim_key(column: Column) -> tuple[str, ...]:

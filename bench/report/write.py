@@ -12,7 +12,14 @@ from bench.progress import Progress, duration
 from bench.records import read_records
 from bench.report.render import to_csv, to_latex, to_markdown, to_text
 from bench.report.results import Column, columns
-from bench.report.tables import Table, detail_table, mixing_table, noise_tables, summary_table
+from bench.report.tables import (
+    Table,
+    countermeasure_tables,
+    detail_table,
+    mixing_table,
+    noise_tables,
+    summary_table,
+)
 from bench.run import RunResult
 from bench.store import Store
 
@@ -39,11 +46,11 @@ def announce(record: dict[str, Any], progress: Progress) -> None:
 
 
 def build_tables(found: list[Column]) -> list[Table]:
-    """A summary of several columns, what was mixed with clean images, each column in detail, and the noise."""
+    """A summary of several columns, many countermeasures, what was mixed with clean images, the details, the noise."""
     mixtures = [table for column in found if (table := mixing_table(column))]
     details = [detail_table(column) for column in found if any(row.seeds for row in column.rows)]
     summary = [summary_table(found)] if len(found) > 1 else []
-    return [*summary, *mixtures, *details, *noise_tables(found)]
+    return [*summary, *countermeasure_tables(found), *mixtures, *details, *noise_tables(found)]
 
 
 def write_run_tables(result: RunResult, root: Path) -> tuple[str, list[Path]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench import registry
+from bench.countermeasures import LISTS
 from bench.testing import check_defense
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -57,3 +58,9 @@ def test_it_keeps_the_contract_with_other_options(name: str, options: dict[str, 
 
 def test_the_control_is_registered() -> None:
     assert {"none", "gaussian", "jpeg"} <= set(DEFENSES)
+
+
+def test_the_list_of_all_is_complete() -> None:
+    ours = {name for name, plugin in DEFENSES.items() if plugin.__module__.startswith("defenses.")}
+    assert sorted(LISTS["all"]) == sorted(ours)
+    assert set(LISTS["paper"]) | set(LISTS["best"]) <= set(LISTS["all"])
