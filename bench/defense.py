@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from bench.victim import Victim
 
 
+LONGER = 1.5
+"""From this multiple of the plain training's time on, time is a need worth a word."""
+
+
 class DefenseOptions(PluginOptions):
     """Base of a defense's options. Every field is part of the key."""
 
@@ -48,6 +52,19 @@ class Defense(Learner):
     held_out: float = 0.0
     checks: int = 0
     Options: ClassVar[type[DefenseOptions]] = DefenseOptions
+
+    @classmethod
+    def needs(cls) -> str:
+        """What an attacker needs besides the protected images, and how much longer the training may take.
+
+        Empty for nothing worth a word.
+        """
+        wanted = [
+            *(["clean images with labels"] if cls.needs_clean else []),
+            *(["clean images of others"] if cls.learns else []),
+            *([f"up to {cls.time_factor:g} times the time"] if cls.time_factor >= LONGER else []),
+        ]
+        return ", ".join(wanted)
 
     @property
     def purifies(self) -> bool:

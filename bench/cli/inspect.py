@@ -65,6 +65,8 @@ def _describe(listing: Any) -> str:
     if getattr(plugin, "tasks", None) and isinstance(plugin.tasks, tuple | frozenset):
         tasks = sorted(plugin.tasks) if isinstance(plugin.tasks, frozenset) else plugin.tasks
         parts.append(f"[{', '.join(tasks)}]")
+    if getattr(plugin, "needs", None) and plugin.needs():
+        parts.append(f"[needs {plugin.needs()}]")
     if listing.origin != "unseg-bench":
         parts.append(f"from {listing.origin}")
     return " ".join(part for part in parts if part)

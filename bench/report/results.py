@@ -25,8 +25,6 @@ from bench.store import Store
 
 Record = dict[str, Any]
 CONTROLS = ("random",)
-LONGER = 1.5
-"""From this multiple of the plain training's time on a table says how much longer a defense takes."""
 
 
 @dataclass(frozen=True)
@@ -359,15 +357,9 @@ def _defense_label(defense: dict[str, Any]) -> str:
 
 def _needs(name: str) -> str:
     try:
-        defense = registry.load("defense", name)
-    except BenchError:
+        return str(registry.load("defense", name).needs())
+    except BenchError:  # its package is not installed here
         return ""
-    wanted = [
-        *(["clean images with labels"] if defense.needs_clean else []),
-        *(["clean images of others"] if defense.learns else []),
-        *([f"up to {defense.time_factor:g} times the time"] if defense.time_factor >= LONGER else []),
-    ]
-    return ", ".join(wanted)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

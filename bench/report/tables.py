@@ -112,6 +112,7 @@ def _countermeasure_table(columns: list[Column]) -> Table:
     plain = [row for column in columns if column.defense_name == "none" for row in column.rows]
     clean = next((row.score.value for row in plain if row.role == "clean"), None)
     if clean:
+        rows.append(("oracle", "the true noise", *[_points(clean)] * len(labels)))
         left = [
             1 - row.score.value / clean if row and row.score.value is not None else None for row, _ in worst
         ]
@@ -122,6 +123,7 @@ def _countermeasure_table(columns: list[Column]) -> Table:
     title = f"Countermeasures: {first.victim} ({first.task}, init {first.init}) on {first.dataset}"
     notes = [
         f"{first.metric} on clean test images, in percent; worst case: for the data owner, the best score of all rows.",
+        "oracle: who subtracts the true noise has the clean images back, since files are lossless: the upper bound.",
         "drop that is left: of the clean victim's score without a countermeasure, what the best attacker is short of.",
         "The best of many rows is in part the luckiest: its interval speaks for the test images, not for the choice.",
     ]

@@ -219,7 +219,7 @@ def test_many_countermeasures_are_rows_and_the_summary_has_the_best_of_them(
     assert table.header == ("countermeasure", "needs", "clean", "unseg 8/255 mask, 2/255 outside")
     by_name = {row[0]: row for row in table.rows}
     assert table.rows[0][0] == "none"
-    assert set(by_name) == {*accuracies, "worst case", "by", "drop that is left"}
+    assert set(by_name) == {*accuracies, "worst case", "by", "oracle", "drop that is left"}
     needs = {name: by_name[name][1] for name in accuracies}
     assert needs == {
         "none": "",
@@ -233,6 +233,7 @@ def test_many_countermeasures_are_rows_and_the_summary_has_the_best_of_them(
     assert max(values, key=lambda name: values[name]) == "purifier"
     assert by_name["worst case"][3].startswith(f"{values['purifier']} [")
     assert by_name["by"][3] == "purifier"
+    assert by_name["oracle"][3] == by_name["none"][2]
     left = 100 * (1 - values["purifier"] / float(by_name["none"][2]))
     assert by_name["drop that is left"][3] == f"{left:.0f} %"
     assert summary_table(found).header == (
