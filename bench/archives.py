@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from bench import cache
 from bench.downloads import Report, is_web_page
 from bench.errors import DiskFull, EnvironmentFault
+from bench.files import explained
 
 CHUNK = 1 << 20
 MAX_PADDING = 1 << 26
@@ -103,7 +103,7 @@ def unpack(
     destination = Path(os.path.realpath(destination))
     require_empty(destination)
     staging = destination.with_name(f".{destination.name}.unpacking")
-    with cache.writing(destination, "folder"), _explained(name), ExitStack() as stack:
+    with explained(destination, "folder"), _explained(name), ExitStack() as stack:
         if staging.exists():
             shutil.rmtree(staging)
         reader = _opened(archive, stack)

@@ -13,7 +13,6 @@ put here by hand, and a damaged one is found before it is used.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -24,13 +23,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.errors import ArtifactCorrupt, DiskFull, EnvironmentFault
-from bench.files import sync_folder
+from bench.errors import ArtifactCorrupt, EnvironmentFault
+from bench.files import explained, sync_folder
 
 PREFIX = "sha256:"
 """What a reference to a file by its content begins with."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 POLL_SECONDS = 0.5
+PLACE = "cache folder with BENCH_CACHE"
+"""What a user can name instead of a cache that cannot be written; see `bench.files.explained`."""
 
 
 def cache_folder() -> Path:
@@ -87,7 +88,7 @@ def import_file(path: Path) -> str:
     target = place_of(digest)
     if target.is_file() and target.stat().st_size == path.stat().st_size:
         return digest
-    with writing(target):
+    with explained(target, PLACE):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f"{digest[:16]}.", suffix=".tmp", dir=target.parent)
         temporary = Path(name)
@@ -121,7 +122,7 @@ def umask() -> int:
 def lock(digest: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Waits until this process is the one that makes a file of the cache; calls `on_wait` meanwhile."""
     path = cache_folder() / "locks" / f"{digest}.lock"
-    with writing(path):
+    with explained(path, PLACE):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     try:
@@ -135,23 +136,3 @@ def lock(digest: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[No
         yield
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def writing(path: Path, what: str = "cache folder with BENCH_CACHE") -> Iterator[None]:
-    """Turns the operating system's errors about a place that is written into one line each.
-
-    Args:
-        path: The place.
-        what: What the user can name instead.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(f"no space left for {path}: free some, or name another {what}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY):
-            raise EnvironmentFault(
-                f"cannot write {path} ({error.strerror}): name a writable {what}"
-            ) from error
-        raise

@@ -17,6 +17,7 @@ from pathlib import Path
 import bench
 from bench import cache
 from bench.errors import DiskFull, EnvironmentFault
+from bench.files import explained
 
 Report = Callable[[int, int, str], None]
 """Called as `report(done_bytes, total_bytes, note)`; `total_bytes` is 0 while it is not known."""
@@ -102,7 +103,7 @@ def fetch(
         path = cache.find(remote.sha256)
         if path is not None:  # the other process was done with it
             return path
-        with cache.writing(target):
+        with explained(target, cache.PLACE):
             target.parent.mkdir(parents=True, exist_ok=True)
         _check_room(remote, part)
         resumed = _length(part) > 0
@@ -116,7 +117,7 @@ def fetch(
         if difference:
             part.unlink(missing_ok=True)
             raise _failed(remote, difference)
-        with cache.writing(target):
+        with explained(target, cache.PLACE):
             cache.settle(part, target)
     return target
 
@@ -164,7 +165,7 @@ def _attempt(remote: RemoteFile, part: Path, report: Report, timeout: float) -> 
         length = response.headers.get("Content-Length")
         if length is not None and length.isdigit() and offset + int(length) != remote.size:
             raise _failed(remote, f"it has {offset + int(length)} bytes there instead of {remote.size}")
-        with cache.writing(part), open(part, "ab" if offset else "wb") as stream:
+        with explained(part, cache.PLACE), open(part, "ab" if offset else "wb") as stream:
             done = offset
             while chunk := _read(response):
                 if not done and is_web_page(chunk):

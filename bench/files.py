@@ -57,20 +57,32 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EBUSY})
+
+
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns the operating system's errors about `path` into one line that says how to mend them."""
+def explained(path: Path, another: str = "place with --store", afterwards: str = "") -> Iterator[None]:
+    """Turns the operating system's errors about `path` into one line that says how to mend them.
+
+    Args:
+        path: What is written.
+        another: What the user can name instead.
+        afterwards: What to do about a full disk, where it is more than that.
+
+    Raises:
+        DiskFull: No space is left.
+        EnvironmentFault: It cannot be written to.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(
-                f"no space left where {path} lies: free some, or name another place with --store"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in NO_SPACE:
+            mend = afterwards or f"free some, or name another {another}"
+            raise DiskFull(f"no space left where {path} lies: {mend}") from error
+        if error.errno in NO_ACCESS:
             raise EnvironmentFault(
-                f"cannot write {path} ({error.strerror}): make the folder writable, or name another "
-                "with --store"
+                f"cannot write {error.filename or path} ({error.strerror}): make it writable, or name another {another}"
             ) from error
         raise
 

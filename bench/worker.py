@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bench.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, BenchError, StageBusy
+from bench.files import NO_SPACE
 from bench.store import FAILURE_FILE, REQUEST_FILE, Store
 
 LOG_FILE = "log.txt"
@@ -192,7 +193,7 @@ def classify(error: BaseException) -> tuple[str, str]:
         return "oom", f"the GPU has too little memory: {text}"
     if isinstance(error, MemoryError):
         return "oom", f"the machine has too little memory: {text or name}"
-    if isinstance(error, OSError) and error.errno in (27, 28, 122):
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         return "disk_full", f"no space left on the disk: {text}"
     return "crash", f"{name}: {text}"
 

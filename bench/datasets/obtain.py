@@ -23,7 +23,7 @@ from bench.datasets.catalog import CATALOG, find
 from bench.datasets.catalog_entry import Archive, CatalogEntry
 from bench.downloads import DownloadFailed, Patience, Report, fetch
 from bench.errors import BenchError, EnvironmentFault
-from bench.files import write_json
+from bench.files import explained, write_json
 
 RECEIPT = ".bench_receipt.json"
 """In the destination: which archives it was made of."""
@@ -120,7 +120,7 @@ def _add(
         shutil.rmtree(staging, ignore_errors=True)
         return
     _check_room(missing, destination, staging)
-    with cache.writing(destination, "folder"):
+    with explained(destination, "folder"):
         try:
             parts = [_part(archive, entry, staging, report, patience) for archive in missing]
             _assemble(entry, parts, staging, destination, receipt, report)

@@ -13,7 +13,6 @@ The output folder holds
 from __future__ import annotations
 
 import contextlib
-import errno
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.datasets import imageio
-from bench.errors import BenchError, DiskFull, EnvironmentFault, UsageError
+from bench.errors import BenchError, EnvironmentFault, UsageError
+from bench.files import explained
 from bench.metrics import quality
 from bench.protect.manifest import Manifest
 from bench.protect.output import Row
@@ -190,19 +190,9 @@ def _pairs(work: Work, manifest: Manifest, summary: Summary) -> Iterator[tuple[n
 @contextlib.contextmanager
 def _explained(output: Path) -> Iterator[None]:
     """Turns the operating system's errors about the output folder into one line each."""
-    try:
-        yield
-    except (OSError, EnvironmentFault) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError):
-            raise
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(
-                f"no space left where {output} lies: free some and run the same again, what is done stays done"
-            ) from error
-        if cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise EnvironmentFault(
-                f"cannot write {cause.filename or output} ({cause.strerror}): make it writable, or name another "
-                "--output"
-            ) from error
-        raise
+    with explained(output, "--output", "free some and run the same again, what is done stays done"):
+        try:
+            yield
+        except EnvironmentFault as error:
+            # What writes files has explained it already, for the users of a store.
+            raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None

@@ -132,9 +132,9 @@ def convert(file: Path, given: dict[str, Any]) -> ImportedState:
     if bad:
         raise UsageError(f"{file} holds values that are not finite, in {bad[0]} ({len(bad)} tensors)")
     above = cache.cache_folder()
-    with cache.writing(above):
+    with explained(above, cache.PLACE):
         above.mkdir(parents=True, exist_ok=True)
-    with cache.writing(above), tempfile.TemporaryDirectory(dir=above, suffix=".tmp") as folder:
+    with explained(above, cache.PLACE), tempfile.TemporaryDirectory(dir=above, suffix=".tmp") as folder:
         weights, stated = Path(folder) / WEIGHTS, Path(folder) / OPTIONS
         save_file(tensors, weights)
         said = options.model_dump(mode="json", include={"generator", "token_readout"})
@@ -212,7 +212,7 @@ def _import(weights: Path, options: Path) -> str:
     digest = _digest(weights, options)
     folder = _folder(digest)
     if not folder.is_dir():
-        with cache.writing(folder):
+        with explained(folder, cache.PLACE):
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f"{digest[:16]}.", suffix=".tmp", dir=folder.parent))
             try:

@@ -193,7 +193,7 @@ def test_an_empty_folder_and_a_link_to_one_are_filled(archive: Path, place: Path
 
 def test_a_place_that_cannot_be_written_is_one_line(archive: Path, place: Path) -> None:
     (place.parent / "file").write_text("")
-    with pytest.raises(EnvironmentFault, match=r"cannot write .*: name a writable folder$"):
+    with pytest.raises(EnvironmentFault, match=r"cannot write .*: make it writable, or name another folder$"):
         unpack(zipped(archive), place.parent / "file/data", max_bytes=MEBIBYTE)
     with pytest.raises(EnvironmentFault, match=r"cannot read .*absent \(No such file"):
         unpack(archive.with_name("absent"), place, max_bytes=MEBIBYTE)
@@ -217,7 +217,7 @@ def test_a_full_disk_in_the_middle_leaves_nothing(
         if done > 1000:
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(DiskFull, match=r"no space left for .*data"):
+    with pytest.raises(DiskFull, match=r"no space left where .*data"):
         unpack(zipped(archive), place, max_bytes=MEBIBYTE, report=full)
     assert not list(place.parent.iterdir())
 
