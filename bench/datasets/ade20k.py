@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 
 from bench.datasets.ade20k_names import CLASSES, THINGS
-from bench.datasets.base import SPLITS, VOID, Annotation, Category, DatasetOptions, Segment, Split
-from bench.datasets.folder import DatasetFile, FolderDataset
+from bench.datasets.base import SPLITS, VOID, Annotation, Category, Segment, Split
+from bench.datasets.folder import DatasetFile
 from bench.datasets.imageio import read_id_png, read_label_png
 from bench.datasets.layout import (
     first_few,
@@ -28,6 +27,7 @@ from bench.datasets.layout import (
     require_files,
     require_root,
 )
+from bench.datasets.whole_scene import WholeSceneDataset, WholeSceneOptions
 from bench.errors import DatasetError
 
 IMAGES, LABELS, INSTANCES, DERIVED = (
@@ -44,20 +44,7 @@ FULL_RELEASE = (f"{IMAGES}/ADE", f"{IMAGES}/training/*/*/*_seg.png")
 """What ADE20K_2021_17_01 and ADE20K_2016_07_26 have and the benchmark has not."""
 
 
-class ADE20KOptions(DatasetOptions):
-    """Options of `ade20k`.
-
-    Attributes:
-        protected: What is the foreground of a mask budget: `all` labelled pixels, as UnSeg protects sets
-            without a background, which is nearly the whole image; or `things`, the pixels that either label
-            file gives to one of the 100 classes with instances. The task `binary` asks for the things, and is
-            not there with `all`, which leaves it no background.
-    """
-
-    protected: Literal["all", "things"] = "all"
-
-
-class ADE20K(FolderDataset):
+class ADE20K(WholeSceneDataset):
     """ADE20K's scene parsing benchmark (Zhou et al., CVPR 2017): class k is stored as k + 1, "other" is void.
 
     `root` may be the folder `ADEChallengeData2016` or the one above it. Images may be of any codec.
@@ -73,19 +60,14 @@ class ADE20K(FolderDataset):
         "ADE20K scene parsing (ADEChallengeData2016), 150 classes; semantic, binary; panoptic, instance, "
         "detection with annotations_instance"
     )
-    Options = ADE20KOptions
-    options: ADE20KOptions
+    Options = WholeSceneOptions
     tasks = frozenset({"semantic", "binary", "panoptic", "instance", "detection"})
     classes = CLASSES
     categories = tuple(Category(name, index in THINGS) for index, name in enumerate(CLASSES))
 
-    def __init__(self, root: Path, options: ADE20KOptions | None = None) -> None:
-        super().__init__(_locate(Path(root)), options)
-        if not (self.root / INSTANCES).is_dir():
-            self.tasks = self.tasks - {"panoptic", "instance", "detection"}
-            self.categories = ()
-        if self.options.protected == "all":
-            self.tasks = self.tasks - {"binary"}
+    def __init__(self, root: Path, options: WholeSceneOptions | None = None) -> None:
+        located = _locate(Path(root))
+        super().__init__(located, options, has_instances=(located / INSTANCES).is_dir())
 
     def check(self) -> None:
         """Validates folders, pairs and their sizes; see `Dataset.check`."""

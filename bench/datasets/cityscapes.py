@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 
-from bench.datasets.base import SPLITS, VOID, Annotation, Category, DatasetOptions, Segment, Split
-from bench.datasets.folder import DatasetFile, FolderDataset
+from bench.datasets.base import SPLITS, VOID, Annotation, Category, Segment, Split
+from bench.datasets.folder import DatasetFile
 from bench.datasets.imageio import read_label_png, read_wide_label_png, write_png
 from bench.datasets.layout import (
     first_few,
@@ -35,6 +34,7 @@ from bench.datasets.layout import (
     require_disjoint,
     require_root,
 )
+from bench.datasets.whole_scene import WholeSceneDataset, WholeSceneOptions
 from bench.errors import DatasetError
 
 IMAGES, LABELS, COARSE = "leftImg8bit", "gtFine", "gtCoarse"
@@ -79,20 +79,7 @@ TRAIN_ID_OF = np.full(LABEL_COUNT, VOID, np.uint8)
 TRAIN_ID_OF[list(CLASSES.values())] = range(len(CLASSES))
 
 
-class CityscapesOptions(DatasetOptions):
-    """Options of `cityscapes`.
-
-    Attributes:
-        protected: What is the foreground of a mask budget: `all` labelled pixels, as UnSeg protects sets
-            without a background, which is nearly the whole image; or `things`, the pixels of the 8 classes
-            that have instances. The task `binary` asks for the things, and is not there with `all`, which
-            leaves it no background.
-    """
-
-    protected: Literal["all", "things"] = "all"
-
-
-class Cityscapes(FolderDataset):
+class Cityscapes(WholeSceneDataset):
     """Cityscapes (Cordts et al., CVPR 2016): 19 classes, 8 of them with instances. Ids are `CITY/stem`.
 
     `root` may also be `leftImg8bit` or `gtFine` themselves. Semantic labels come from the label ids, segments
@@ -105,20 +92,16 @@ class Cityscapes(FolderDataset):
         "Cityscapes with fine labels, 19 classes; semantic, binary; panoptic, instance, detection with "
         "instanceIds"
     )
-    Options = CityscapesOptions
-    options: CityscapesOptions
+    Options = WholeSceneOptions
     tasks = frozenset({"semantic", "binary", "panoptic", "instance", "detection"})
     classes = tuple(CLASSES)
     categories = tuple(Category(name, index in THINGS) for index, name in enumerate(CLASSES))
 
-    def __init__(self, root: Path, options: CityscapesOptions | None = None) -> None:
-        super().__init__(_locate(Path(root)), options)
+    def __init__(self, root: Path, options: WholeSceneOptions | None = None) -> None:
+        located = _locate(Path(root))
         patterns = (f"{LABELS}/{split}/*/*{INSTANCE_IDS}.png" for split in SPLITS)
-        if not any(next(self.root.glob(pattern), None) for pattern in patterns):
-            self.tasks = self.tasks - {"panoptic", "instance", "detection"}
-            self.categories = ()
-        if self.options.protected == "all":
-            self.tasks = self.tasks - {"binary"}
+        found = any(next(located.glob(pattern), None) for pattern in patterns)
+        super().__init__(located, options, has_instances=found)
 
     def check(self) -> None:
         """Validates folders, cities, pairs and their sizes; see `Dataset.check`."""

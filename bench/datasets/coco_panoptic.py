@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,23 +15,21 @@ from bench.datasets.coco_layout import existing, find_segments
 from bench.datasets.folder import DatasetFile, write_json
 from bench.datasets.imageio import read_id_png
 from bench.datasets.layout import first_few, plural
+from bench.datasets.whole_scene import WholeSceneOptions
 from bench.errors import DatasetError
 
 
-class CocoPanopticOptions(CocoOptions):
+class CocoPanopticOptions(CocoOptions, WholeSceneOptions):
     """Options of `coco_panoptic`.
 
     Attributes:
         train_segments: The folder of the training PNGs, where it is not called like the json; relative to the
             dataset's folder.
         val_segments: The same for the validation PNGs.
-        protected: What is the foreground of a mask budget: `all` segments, as UnSeg protects COCO, which is
-            nearly the whole image; or `things`.
     """
 
     train_segments: str | None = None
     val_segments: str | None = None
-    protected: Literal["all", "things"] = "all"
 
 
 class CocoPanoptic(CocoDataset):

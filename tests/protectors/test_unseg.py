@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from unseg_support import QUICK, TINY, Scenes, context, rectangles
 
 from bench.budget import Budget
-from bench.datasets.base import VOID, Annotation, Category, Dataset, Segment
-from bench.datasets.shapes.scenes import CLASSES, SceneOptions, draw_scene
+from bench.datasets.base import VOID, Annotation, Segment
+from bench.datasets.shapes.scenes import draw_scene
 from bench.errors import ArtifactCorrupt, DatasetError, SpecError, TrainingDiverged
-from bench.learner import FitContext
 from protectors.unseg import UnSeg, UnSegOptions
 from protectors.unseg import training as training_module
 from protectors.unseg.deploy import deployed_noise, load_generator
@@ -45,83 +45,9 @@ from protectors.unseg.samples import SampleStream, object_masks
 from protectors.unseg.surrogate import ScratchSam, apply_noise
 from protectors.unseg.training import Training, build_networks
 
-TINY = {
-    "image_size": 16,
-    "patch_size": 4,
-    "embed_dim": 8,
-    "depth": 2,
-    "num_heads": 2,
-    "window_size": 2,
-    "global_blocks": (0,),
-    "relative_positions": False,
-    "decoder_dim": 16,
-    "decoder_heads": 2,
-    "decoder_mlp_dim": 8,
-    "mask_channels": 8,
-}
-QUICK = {
-    "generator": TINY,
-    "surrogate": TINY,
-    "phases": 5,
-    "phase_steps": 2,
-    "first_phase_steps": 3,
-    "batch_size": 2,
-}
-
-
-class Scenes(Dataset):
-    """Drawn scenes as an instance dataset, held in memory."""
-
-    name = "scenes-in-memory"
-    tasks = frozenset({"semantic", "instance"})
-    classes = ("background", *CLASSES)
-    categories = tuple(Category(name, True) for name in CLASSES)
-
-    def __init__(self, count: int = 6, size: int = 24, series: int = 3, with_segments: bool = True) -> None:
-        super().__init__(Path("memory"))
-        self.with_segments = with_segments
-        self.scenes = [draw_scene(series, i, SceneOptions(size=size)) for i in range(count)]
-
-    def check(self) -> None:
-        """Nothing can be wrong."""
-
-    def ids(self, split):
-        return tuple(str(i) for i in range(len(self.scenes)))
-
-    def image(self, split, image_id):
-        return self.scenes[int(image_id)].image
-
-    def annotation(self, split, image_id):
-        scene = self.scenes[int(image_id)]
-        segments = tuple(
-            Segment(scene.instances == k + 1, category - 1) for k, category in enumerate(scene.categories)
-        )
-        return Annotation(scene.semantic, segments if self.with_segments else (), scene.semantic > 0)
-
-    def image_path(self, split, image_id):
-        raise NotImplementedError
-
-    def files(self):
-        return iter(())
-
-    def write_copy(self, destination, write_image):
-        raise NotImplementedError
-
 
 def annotated(foreground: np.ndarray) -> Annotation:
     return Annotation(foreground.astype(np.uint8), (), foreground)
-
-
-def context(folder: Path, seed: int = 0, report=lambda done, total, note: None) -> FitContext:
-    return FitContext(folder / "work", folder / "state", seed, "cpu", report)
-
-
-def squares(*corners: tuple[int, int, int, int], size: int = 16) -> torch.Tensor:
-    """Masks of the rectangles x0, y0, x1, y1, their ends included."""
-    mask = torch.zeros(len(corners), 1, size, size)
-    for plane, (x0, y0, x1, y1) in zip(mask, corners, strict=True):
-        plane[0, y0 : y1 + 1, x0 : x1 + 1] = 1
-    return mask
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +70,7 @@ def fitted(tmp_path_factory, options) -> tuple[UnSeg, NoiseSam, Path]:
 def test_generator_and_surrogate_give_four_cells_to_a_token(image_size, patch_size):
     geometry = Geometry(**TINY | {"image_size": image_size, "patch_size": patch_size})
     image = torch.rand(2, 3, image_size, image_size)
-    mask = squares((2, 3, 9, 8), (0, 0, 5, 15), size=image_size)
+    mask = rectangles((2, 3, 9, 8), (0, 0, 5, 15), size=image_size)
     prompts = make_prompts(PROMPT_KINDS, mask, geometry.output_size, torch.Generator())
     noise = NoiseSam(geometry)(image, prompts)
     side = 4 * image_size // patch_size
@@ -157,7 +83,7 @@ def test_generator_and_surrogate_give_four_cells_to_a_token(image_size, patch_si
 def test_an_image_s_noise_does_not_depend_on_the_batch():
     network = NoiseSam(Geometry(**TINY)).eval()
     image = torch.rand(3, 3, 16, 16)
-    mask = squares((1, 1, 9, 9), (4, 4, 12, 14), (0, 2, 15, 6))
+    mask = rectangles((1, 1, 9, 9), (4, 4, 12, 14), (0, 2, 15, 6), size=16)
     together = network(image, Prompts(masks=255 * mask))
     alone = network(image[1:2], Prompts(masks=255 * mask[1:2]))
     torch.testing.assert_close(together[1:2], alone)
@@ -195,14 +121,14 @@ def test_the_authors_index_slip_reads_the_token_before():
     intended.load_state_dict(official.state_dict())
     assert official.mask_decoder.first_read_token == 4
     assert intended.mask_decoder.first_read_token == 5
-    image, prompts = torch.rand(1, 3, 16, 16), Prompts(masks=255 * squares((2, 2, 9, 9)))
+    image, prompts = torch.rand(1, 3, 16, 16), Prompts(masks=255 * rectangles((2, 2, 9, 9), size=16))
     assert not torch.allclose(official(image, prompts), intended(image, prompts))
 
 
 def test_apply_noise_spends_the_budget_inside_and_outside_and_stays_an_image():
     image = torch.full((1, 3, 4, 4), 0.5)
     image[0, :, 0, 0] = 1.0
-    mask = squares((0, 0, 1, 1), size=4)
+    mask = rectangles((0, 0, 1, 1), size=4)
     noised = apply_noise(image, torch.ones(1, 3, 2, 2), mask, epsilon=8, epsilon_background=2)
     levels = (noised - image) * 255
     assert levels[0, 0, 0, 0] == 0
@@ -218,7 +144,7 @@ def test_apply_noise_spends_the_budget_inside_and_outside_and_stays_an_image():
 def test_boxes_are_tight_and_points_lie_on_the_object(data):
     x0, y0 = data.draw(st.tuples(st.integers(0, 11), st.integers(0, 11)))
     x1, y1 = data.draw(st.tuples(st.integers(x0 + 3, 15), st.integers(y0 + 3, 15)))
-    mask = squares((x0, y0, x1, y1))
+    mask = rectangles((x0, y0, x1, y1), size=16)
     assert tight_boxes(mask).tolist() == [[x0, y0, x1, y1]]
     points = random_points(mask, torch.Generator().manual_seed(data.draw(st.integers(0, 9))))[0].long()
     assert len({tuple(point) for point in points.tolist()}) == POINTS
@@ -226,7 +152,7 @@ def test_boxes_are_tight_and_points_lie_on_the_object(data):
 
 
 def test_degraded_masks_are_binary_and_differ_only_near_the_outline():
-    mask = squares((8, 8, 40, 44), size=64)
+    mask = rectangles((8, 8, 40, 44), size=64)
     degraded = degraded_masks(mask, 64, torch.Generator().manual_seed(0))
     changed = degraded != mask
     assert set(degraded.unique().tolist()) <= {0.0, 1.0}
@@ -240,7 +166,7 @@ def test_degraded_masks_are_binary_and_differ_only_near_the_outline():
 
 def test_kinds_are_a_nonempty_subset_or_exactly_one_and_small_objects_get_no_points():
     rng = torch.Generator().manual_seed(0)
-    large, small = squares((2, 2, 9, 9)), squares((2, 2, 4, 4))
+    large, small = rectangles((2, 2, 9, 9), size=16), rectangles((2, 2, 4, 4), size=16)
     several = {draw_kinds(PROMPT_KINDS, large, True, rng) for _ in range(200)}
     single = {draw_kinds(PROMPT_KINDS, large, False, rng) for _ in range(100)}
     assert len(several) == 7
@@ -294,7 +220,7 @@ def test_the_point_loss_takes_a_target_of_another_size_and_passes_gradients():
     candidates = dataclasses.replace(
         candidates, offered=0.1 + 0.8 * candidates.offered, uniform=0.1 + 0.8 * candidates.uniform
     )
-    loss = point_loss(logits, squares((0, 0, 15, 15), (0, 0, 15, 15)), candidates)
+    loss = point_loss(logits, rectangles((0, 0, 15, 15), (0, 0, 15, 15), size=16), candidates)
     loss.backward()
     # All logits are 0: the entropy is ln 2, and the dice of a full mask is (P + 1) / (1.5 P + 1) at P points.
     assert loss.item() == pytest.approx(np.log(2) + 1 - 51 / 76, rel=1e-6)

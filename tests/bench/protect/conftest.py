@@ -1,14 +1,10 @@
-"""Fixtures of this folder; its tests import the module beside them."""
+"""Fixtures of this folder."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from protect_support import tiny_generator, write_photos
 
 NAMES = ["a.jpg", "b.png", "sub/c.jpg", "sub/d.bmp", "ä ö.jpg"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import oracle
 import pytest
 import torch
+import unseg_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -14,6 +14,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from unseg_support import TINY_SAM
 
 from bench import cache
 from bench.downloads import DownloadFailed, RemoteFile
@@ -31,19 +32,6 @@ from protectors.unseg.surrogate import ScratchSam
 from protectors.unseg.tiny_vit import from_mobile_sam
 from protectors.unseg.training import Training, build_networks
 
-TINY = {
-    "image_size": 16,
-    "patch_size": 4,
-    "embed_dim": 8,
-    "depth": 2,
-    "num_heads": 2,
-    "window_size": 2,
-    "global_blocks": (0,),
-    "decoder_dim": 16,
-    "decoder_heads": 2,
-    "decoder_mlp_dim": 8,
-    "mask_channels": 8,
-}
 SAM_ENCODERS = {"sam_vit_b": "vit_b", "sam_vit_l": "vit_l", "sam_vit_h": "vit_h"}
 
 
@@ -54,8 +42,8 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tiny_sam(seed: int = 0, **changes: Any) -> Sam:
-    """segment-anything's SAM in the geometry `TINY`."""
-    geometry = Geometry(**TINY | changes)
+    """segment-anything's SAM in the geometry `TINY_SAM`."""
+    geometry = Geometry(**TINY_SAM | changes)
     torch.manual_seed(seed)
     return Sam(
         ImageEncoderViT(
@@ -172,7 +160,7 @@ def test_an_option_never_holds_a_path(tmp_path: Path) -> None:
 
 
 def fit_key(store: Path, init: Path) -> str:
-    options = {"generator_init": str(init), "generator": TINY}
+    options = {"generator_init": str(init), "generator": TINY_SAM}
     plan = make_fit_plan(ProtectorSpec(name="unseg", options=options), DatasetSpec(), "ci", 0, Store(store))
     return plan.stages[-1].key
 
@@ -191,25 +179,30 @@ def test_a_file_with_a_published_hash_is_that_checkpoint(
     tmp_path: Path, sam_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = Checkpoint(
-        "sam_tiny", RemoteFile("http://127.0.0.1:9/t.pth", cache.file_digest(sam_file), 9), "generator", TINY
+        "sam_tiny",
+        RemoteFile("http://127.0.0.1:9/t.pth", cache.file_digest(sam_file), 9),
+        "generator",
+        TINY_SAM,
     )
     monkeypatch.setattr(checkpoints, "_CHECKPOINTS", (published,))
     monkeypatch.setattr(checkpoints, "CATALOGUE", {"sam_tiny": published})
     by_name = UnSeg.resolve_options("cpu", {"generator_init": "sam_tiny"})
-    assert by_name.generator == Geometry(**TINY)
+    assert by_name.generator == Geometry(**TINY_SAM)
     with pytest.raises(
         EnvironmentFault, match=r"sam_tiny \(sha256:.*get http://127.0.0.1:9/t.pth and save it"
     ):
-        build_networks(by_name.model_copy(update={"surrogate": Geometry(**TINY)}), 0, "cpu")
+        build_networks(by_name.model_copy(update={"surrogate": Geometry(**TINY_SAM)}), 0, "cpu")
     by_path = UnSeg.resolve_options("cpu", {"generator_init": str(sam_file)})
     assert by_path == by_name
-    build_networks(by_path.model_copy(update={"surrogate": Geometry(**TINY)}), 0, "cpu")
+    build_networks(by_path.model_copy(update={"surrogate": Geometry(**TINY_SAM)}), 0, "cpu")
 
 
 def test_what_is_missing_is_fetched_before_a_fit_or_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    published = Checkpoint("sam_tiny", RemoteFile("http://127.0.0.1:9/t.pth", "0" * 64, 9), "generator", TINY)
+    published = Checkpoint(
+        "sam_tiny", RemoteFile("http://127.0.0.1:9/t.pth", "0" * 64, 9), "generator", TINY_SAM
+    )
     monkeypatch.setattr(checkpoints, "_CHECKPOINTS", (published,))
     monkeypatch.setattr(checkpoints, "CATALOGUE", {"sam_tiny": published})
     monkeypatch.setattr("bench.downloads.time.sleep", lambda seconds: None)
@@ -234,7 +227,7 @@ def test_the_generator_without_noise_parts_is_sam_by_name_and_shape(name: str) -
 
 
 def test_sam_is_loaded_tensor_by_tensor_and_the_noise_parts_stay_as_drawn(sam_file: Path) -> None:
-    given = {"generator_init": str(sam_file), "generator": TINY, "surrogate": TINY}
+    given = {"generator_init": str(sam_file), "generator": TINY_SAM, "surrogate": TINY_SAM}
     options = UnSeg.resolve_options("ci", given)
     assert options.trainable == "noise"
     generator, _ = build_networks(options, 0, "cpu")
@@ -249,7 +242,7 @@ def test_sam_is_loaded_tensor_by_tensor_and_the_noise_parts_stay_as_drawn(sam_fi
 
 
 def test_our_encoder_sees_what_sam_s_sees(sam_file: Path) -> None:
-    sam, generator = tiny_sam(), NoiseSam(Geometry(**TINY))
+    sam, generator = tiny_sam(), NoiseSam(Geometry(**TINY_SAM))
     line = load_sam(generator, sam_file, "tiny")
     assert line == f"generator: {len(sam.state_dict())} tensors from tiny; 45 of the noise parts as drawn"
     image = torch.rand(2, 3, 16, 16)
@@ -290,7 +283,9 @@ def test_a_sam_of_another_geometry_is_refused_in_one_line(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = saved(tiny_sam(**change).state_dict(), tmp_path / "other.pth")
-    options = UnSeg.resolve_options("ci", {"generator_init": str(path), "generator": TINY, "surrogate": TINY})
+    options = UnSeg.resolve_options(
+        "ci", {"generator_init": str(path), "generator": TINY_SAM, "surrogate": TINY_SAM}
+    )
     with pytest.raises(UsageError) as caught:
         build_networks(options, 0, "cpu")
     assert message in str(caught.value)
@@ -299,7 +294,8 @@ def test_a_sam_of_another_geometry_is_refused_in_one_line(
 
 def test_training_from_sam_moves_the_noise_parts_alone(sam_file: Path) -> None:
     options = UnSeg.resolve_options(
-        "ci", {"generator_init": str(sam_file), "generator": TINY, "surrogate": TINY, "surrogate_every": 2}
+        "ci",
+        {"generator_init": str(sam_file), "generator": TINY_SAM, "surrogate": TINY_SAM, "surrogate_every": 2},
     )
     training = Training(options, 0, "cpu")
     mask = torch.zeros(2, 1, 16, 16)
@@ -317,7 +313,7 @@ def test_sam_s_vit_b_at_full_size_is_loaded_from_a_file(tmp_path: Path) -> None:
     path = saved(sam, tmp_path / "sam_vit_b.pth")
     options = UnSeg.resolve_options("paper", {"generator_init": str(path), "surrogate_init": "random"})
     path.unlink()
-    surrogate = {"surrogate": Geometry(**TINY)}
+    surrogate = {"surrogate": Geometry(**TINY_SAM)}
     generator, _ = build_networks(options.model_copy(update=surrogate), 0, "cpu")
     state = generator.state_dict()
     assert all(torch.equal(state[name], value) for name, value in sam.items())
@@ -415,7 +411,7 @@ def test_an_incomplete_mobile_sam_is_refused(mobile_sam: dict[str, torch.Tensor]
     generator = NoiseSam(Geometry(encoder="tiny_vit"))
     with pytest.raises(UsageError, match=r"1 missing: image_encoder.trunk.stages.3.blocks.1.mlp.fc2.bias"):
         load_sam(generator, saved(mobile_sam, tmp_path / "mobile_sam.pt"), "mobile_sam")
-    vit = NoiseSam(Geometry(**TINY))
+    vit = NoiseSam(Geometry(**TINY_SAM))
     with pytest.raises(UsageError, match="does not fit the generator's geometry"):
         load_sam(vit, tmp_path / "mobile_sam.pt", "mobile_sam")
 
@@ -428,7 +424,7 @@ def test_the_classifier_and_the_index_table_are_left_out() -> None:
 @pytest.fixture(scope="module")
 def tiny_vit_options() -> UnSegOptions:
     geometry = {"encoder": "tiny_vit", "image_size": 64, "decoder_dim": 16, "decoder_heads": 2}
-    return UnSeg.resolve_options("ci", {"generator": geometry, "surrogate": TINY, "batch_size": 1})
+    return UnSeg.resolve_options("ci", {"generator": geometry, "surrogate": TINY_SAM, "batch_size": 1})
 
 
 def test_tiny_vit_gives_noise_of_four_cells_to_a_token(tiny_vit_options: UnSegOptions) -> None:
@@ -485,7 +481,7 @@ def mae(side: int, class_token: bool = True) -> VisionTransformer:
 def test_mae_is_loaded_without_class_token_and_with_its_positions_interpolated(tmp_path: Path) -> None:
     state = mae(32).state_dict()
     path = saved({"model": state}, tmp_path / "mae.pth")
-    surrogate = ScratchSam(Geometry(**TINY | MAE))
+    surrogate = ScratchSam(Geometry(**TINY_SAM | MAE))
     before = {name: value.clone() for name, value in surrogate.state_dict().items()}
     line = load_mae(surrogate, path, "mae tiny")
     after = surrogate.state_dict()
@@ -503,7 +499,7 @@ def test_mae_is_loaded_without_class_token_and_with_its_positions_interpolated(t
 def test_our_blocks_compute_what_mae_s_do(tmp_path: Path) -> None:
     """On a grid of the same size, without a class token, which has no place in our encoder."""
     theirs = mae(16, class_token=False).eval()
-    geometry = Geometry(**TINY | MAE | {"relative_positions": False, "global_blocks": (0, 1)})
+    geometry = Geometry(**TINY_SAM | MAE | {"relative_positions": False, "global_blocks": (0, 1)})
     surrogate = ScratchSam(geometry)
     load_mae(surrogate, saved({"model": theirs.state_dict()}, tmp_path / "mae.pth"), "mae tiny")
     image = torch.rand(2, 3, 16, 16)
@@ -540,12 +536,12 @@ def test_an_mae_of_another_geometry_is_refused(
 ) -> None:
     path = saved({"model": mae(32).state_dict()}, tmp_path / "mae.pth")
     with pytest.raises(UsageError) as caught:
-        load_mae(ScratchSam(Geometry(**TINY | MAE | surrogate)), path, "mae tiny")
+        load_mae(ScratchSam(Geometry(**TINY_SAM | MAE | surrogate)), path, "mae tiny")
     assert message in str(caught.value)
 
 
 def test_what_is_no_mae_is_refused(tmp_path: Path, sam_file: Path) -> None:
-    options = UnSeg.resolve_options("ci", {"surrogate_init": str(sam_file), "surrogate": TINY})
+    options = UnSeg.resolve_options("ci", {"surrogate_init": str(sam_file), "surrogate": TINY_SAM})
     with pytest.raises(UsageError, match="is no vision transformer of MAE's"):
         build_networks(options, 0, "cpu")
 
@@ -553,7 +549,7 @@ def test_what_is_no_mae_is_refused(tmp_path: Path, sam_file: Path) -> None:
 def test_a_fit_starts_from_both(tmp_path: Path, sam_file: Path, capsys: pytest.CaptureFixture) -> None:
     mae_file = saved({"model": mae(32).state_dict()}, tmp_path / "mae.pth")
     given = {"generator_init": str(sam_file), "surrogate_init": str(mae_file)}
-    options = UnSeg.resolve_options("ci", {**given, "generator": TINY, "surrogate": TINY | MAE})
+    options = UnSeg.resolve_options("ci", {**given, "generator": TINY_SAM, "surrogate": TINY_SAM | MAE})
     generator, surrogate = build_networks(options, 0, "cpu")
     state = torch.load(mae_file)["model"]
     assert torch.equal(surrogate.image_encoder.blocks[0].norm1.weight, state["blocks.0.norm1.weight"])

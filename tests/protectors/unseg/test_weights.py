@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from unseg_support import TINY_SAM
 
 from bench import cache
 from bench.errors import EXIT_USAGE, ArtifactCorrupt, EnvironmentFault, SpecError, UsageError
@@ -31,20 +32,7 @@ from protectors.unseg.weights import (
     stated_options,
 )
 
-TINY = {
-    "image_size": 16,
-    "patch_size": 4,
-    "embed_dim": 8,
-    "depth": 2,
-    "num_heads": 2,
-    "window_size": 2,
-    "global_blocks": (0,),
-    "decoder_dim": 16,
-    "decoder_heads": 2,
-    "decoder_mlp_dim": 8,
-    "mask_channels": 8,
-}
-GIVEN = {"generator": TINY}
+GIVEN = {"generator": TINY_SAM}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +44,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def network() -> NoiseSam:
     torch.manual_seed(0)
-    return NoiseSam(Geometry(**TINY), "official").eval()
+    return NoiseSam(Geometry(**TINY_SAM), "official").eval()
 
 
 @pytest.fixture
@@ -92,7 +80,7 @@ def test_a_released_checkpoint_makes_the_noise_that_it_made(released: Path, netw
     assert (noise_of(loaded) == noise_of(network)).all()
     stated = json.loads((imported.state_dir / OPTIONS).read_text())
     assert stated["token_readout"] == "official"
-    assert Geometry(**stated["generator"]) == Geometry(**TINY)
+    assert Geometry(**stated["generator"]) == Geometry(**TINY_SAM)
 
 
 @pytest.mark.parametrize("wrap", ["model", "module", "half", "buffers"])
@@ -264,7 +252,7 @@ def test_a_protector_with_weights_trains_nothing_and_protects_with_them(
 
 def test_weights_settle_every_other_option(reference: str) -> None:
     options = UnSeg.resolve_options("cpu", {"weights": reference})
-    assert (options.generator, options.token_readout) == (Geometry(**TINY), "official")
+    assert (options.generator, options.token_readout) == (Geometry(**TINY_SAM), "official")
     assert options == UnSeg.resolve_options("paper", {"weights": reference})
     assert UnSeg.resolve_options("ci", options.model_dump(mode="json")) == options
     assert UnSeg.resolve_options("ci", {"weights": reference, "generator": {"depth": 2}}) == options
@@ -282,11 +270,11 @@ def test_a_path_is_imported_and_becomes_a_hash(reference: str, tmp_path: Path) -
     for name in (WEIGHTS, OPTIONS):
         (copy / name).write_bytes((cached / name).read_bytes())
     assert UnSeg.resolve_options("ci", {"weights": str(copy)}).weights == reference
-    assert stated_options(reference).generator == Geometry(**TINY)
+    assert stated_options(reference).generator == Geometry(**TINY_SAM)
 
 
 def test_a_state_that_was_trained_here_is_deployed_by_its_folder(tmp_path: Path) -> None:
-    options = UnSeg.resolve_options("ci", {"generator": TINY, "surrogate": TINY})
+    options = UnSeg.resolve_options("ci", {"generator": TINY_SAM, "surrogate": TINY_SAM})
     folder = tmp_path / "state"
     folder.mkdir()
     trained = training.Training(options, 0, "cpu").generator.eval()

@@ -1,4 +1,4 @@
-"""Small networks with random weights, drawn scenes and masks, for the tests of this folder."""
+"""Small networks with random weights, drawn scenes and masks, for the tests of UnSeg."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ TINY = {
     "decoder_mlp_dim": 8,
     "mask_channels": 8,
 }
+TINY_SAM = {name: value for name, value in TINY.items() if name != "relative_positions"}
+"""As `TINY`, with SAM's relative positions."""
 QUICK = {
     "generator": TINY,
     "surrogate": TINY,
