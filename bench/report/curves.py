@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ HEADER = (
     "n",
 )
 SIZE = (6.4, 4.0)
+"""Inches, without the legend."""
+LEGEND_CHARACTERS, LEGEND_LINE = 84, 0.19
+"""Width of the legend's lines, and their height in inches."""
 STYLES = {"clean": "-", "control": "--", "protector": "-"}
 
 
@@ -105,18 +109,26 @@ def _drawn(column: Column, rows: Sequence[dict[str, Any]]) -> list[tuple[str, by
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    labels = {
+        label: [row for row in rows if row["training_images"] == label]
+        for label in dict.fromkeys(row["training_images"] for row in rows)
+    }
+    names = {
+        label: textwrap.fill(f"{label}, n={max(row['n'] for row in mine)}", LEGEND_CHARACTERS)
+        for label, mine in labels.items()
+    }
+    legend = LEGEND_LINE * sum(name.count("\n") + 1 for name in names.values())
+    figure = Figure(figsize=(SIZE[0], SIZE[1] + legend), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for label in dict.fromkeys(row["training_images"] for row in rows):
-        mine = [row for row in rows if row["training_images"] == label]
+    for label, mine in labels.items():
         iterations = [row["iteration"] for row in mine]
         (line,) = axes.plot(
             iterations,
             [100 * row["mean"] for row in mine],
             STYLES[mine[0]["role"]],
             marker=".",
-            label=f"{label}, n={max(row['n'] for row in mine)}",
+            label=names[label],
         )
         axes.fill_between(
             iterations,
@@ -131,7 +143,8 @@ def _drawn(column: Column, rows: Sequence[dict[str, Any]]) -> list[tuple[str, by
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.set_title(f"{column.victim} on {column.dataset}, defense {column.defense}", fontsize="medium")
-    axes.legend(fontsize="small")
+    # Below the axes: variants of a protector have labels that are longer than the axes are wide.
+    figure.legend(loc="outside lower left", fontsize="small", frameon=False)
     drawn = []
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         stream = io.BytesIO()

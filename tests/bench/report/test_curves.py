@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -44,9 +46,32 @@ def test_means_and_ranges_over_seeds_are_drawn_and_written(store: Store, add_rec
     ]
     assert [float(rows[0][k]) for k in ("mean", "low", "high")] == pytest.approx([0.3, 0.2, 0.4])
     with Image.open(by_suffix[".png"]) as picture:
-        assert picture.size == (1024, 640) and len(picture.convert("RGB").getcolors(1 << 20)) > 20
+        assert picture.size[0] == 1024 and len(picture.convert("RGB").getcolors(1 << 20)) > 20
     again = {path.suffix: path.read_bytes() for path in write_all_curves(store.root, store.root / "again")}
     assert again == {suffix: path.read_bytes() for suffix, path in by_suffix.items()}
+
+
+def test_long_labels_leave_the_axes_their_width(store: Store, add_record: Add) -> None:
+    def axes_width(picture: Image.Image) -> int:
+        """Columns of the image between the first and the last long vertical line."""
+        dark = (np.asarray(picture.convert("L")) < 80).sum(0)
+        (found,) = np.nonzero(dark > 300)
+        return int(found[-1] - found[0])
+
+    with_curve(store, add_record(0.9), 0.2, 0.6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = Image.open(
+            next(p for p in write_all_curves(store.root, store.root / "a") if p.suffix == ".png")
+        )
+        for value in (1.0, 2.0):
+            options = {f"train_epsilon_of_a_very_long_name_{k}": value for k in range(4)}
+            with_curve(store, add_record(0.5, "unseg", options=options), 0.1, 0.3)
+        long = Image.open(
+            next(p for p in write_all_curves(store.root, store.root / "b") if p.suffix == ".png")
+        )
+    assert long.size[0] == plain.size[0] and long.size[1] > plain.size[1]
+    assert abs(axes_width(long) - axes_width(plain)) < 20
 
 
 def test_records_without_curves_are_named(store: Store, add_record: Add) -> None:
