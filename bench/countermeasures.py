@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-LISTS: dict[str, tuple[str, ...]] = {
+from typing import Any
+
+BUILT_IN = {"apply_to": "both"}
+"""Options of a defense that the attacker builds into his network: test images go through it, too."""
+
+
+def _built_in(*names: str) -> tuple[dict[str, Any], ...]:
+    return tuple({"name": name, "options": BUILT_IN} for name in names)
+
+
+def listed(name: str) -> tuple[dict[str, Any], ...]:
+    """The countermeasures of a list, each with its name and options."""
+    return tuple({"name": each, "options": {}} if isinstance(each, str) else each for each in LISTS[name])
+
+
+LISTS: dict[str, tuple[str | dict[str, Any], ...]] = {
     "paper": ("none", "gaussian", "jpeg", "at", "ddc_at"),
     "best": (
         "none",
@@ -19,6 +34,16 @@ LISTS: dict[str, tuple[str, ...]] = {
         "color_jitter",
         "ueraser",
         "at",
+        *_built_in(
+            "grayscale",
+            "bit_depth",
+            "gaussian",
+            "median",
+            "jpeg",
+            "resize",
+            "orthogonal_projection",
+            "purifier",
+        ),
     ),
     "all": (
         "none",
@@ -44,8 +69,20 @@ LISTS: dict[str, tuple[str, ...]] = {
         "segpgd_at",
         "ddc_at",
         "early_stop",
+        *_built_in(
+            "grayscale",
+            "bit_depth",
+            "gaussian",
+            "median",
+            "total_variation",
+            "jpeg",
+            "resize",
+            "orthogonal_projection",
+            "purifier",
+        ),
     ),
 }
 """`paper`: those of UnSeg's table 4. `best`: one of each kind: squeezing (Liu et al., ICML 2023), smoothing, new noise,
 projection, learned purification, mixing, colour, adversarial augmentation and adversarial training. The best score
-per protector among them is the protection that a data owner really gets. `all`: every defense of this package."""
+per protector among them is the protection that a data owner really gets. `all`: every defense of this package.
+What changes images in one way stands in both twice: for training images alone, and built into the network."""

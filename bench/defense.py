@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,8 +20,25 @@ LONGER = 1.5
 """From this multiple of the plain training's time on, time is a need worth a word."""
 
 
+SCORING_OPTIONS = frozenset({"apply_to"})
+"""Options that are read when a victim is scored and not when it is trained: no part of the training's key."""
+
+
 class DefenseOptions(PluginOptions):
     """Base of a defense's options. Every field is part of the key."""
+
+
+class PreprocessingOptions(DefenseOptions):
+    """Base of the options of defenses that change every image in one way, which a network can begin with.
+
+    Attributes:
+        apply_to: `train`: the training images alone, as the papers do; `both`: the victim sees test images through
+            it as well. The training is the same.
+    """
+
+    ADDED: ClassVar[frozenset[str]] = SCORING_OPTIONS
+
+    apply_to: Literal["train", "both"] = "train"
 
 
 Other = Callable[[], tuple[np.ndarray, Annotation]]
@@ -45,6 +62,7 @@ class Defense(Learner):
         checks: How many weights, evenly spread over the training, are compared on what is held out.
     """
 
+    deployment_options: ClassVar[frozenset[str]] = SCORING_OPTIONS
     clean_drop: ClassVar[float | None] = None
     time_factor: ClassVar[float] = 1.0
     per_pixel: ClassVar[bool] = False
@@ -65,6 +83,11 @@ class Defense(Learner):
             *([f"up to {cls.time_factor:g} times the time"] if cls.time_factor >= LONGER else []),
         ]
         return ", ".join(wanted)
+
+    @property
+    def tests_too(self) -> bool:
+        """Whether test images are changed as well, by `purify` and `transform`; see `PreprocessingOptions`."""
+        return getattr(self.options, "apply_to", "train") == "both"
 
     @property
     def purifies(self) -> bool:

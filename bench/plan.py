@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bench import registry
 from bench.budget import Budget
 from bench.datasets.base import Dataset, Task
+from bench.defense import SCORING_OPTIONS
 from bench.errors import SpecError
 from bench.keys import key_of
 from bench.learner import Learner
@@ -373,6 +374,7 @@ class _Planner:
             "train": {**source.opening, "stage": ["protect", protect.key], "subfolder": "dataset"},
             "val": source.opening,
         }
+        tests_too = defense(defense_options).tests_too
         uses_clean = bool(clean_ratio) or defense.needs_clean
         if uses_clean:
             reads["clean"] = source.opening
@@ -389,7 +391,7 @@ class _Planner:
                 "defense": {
                     "version": defense.version,
                     "name": cell.defense.name,
-                    "options": cell.defense.options,
+                    "options": {k: v for k, v in cell.defense.options.items() if k not in SCORING_OPTIONS},
                     **({"fit": purifier.key} if purifier else {}),
                 },
                 "profile": cell.profile,
@@ -408,8 +410,19 @@ class _Planner:
         )
         evaluate = self._stage(
             "evaluate",
-            {"stage": "evaluate", "train": train.key, "data": source.key, "version": EVALUATION_VERSION},
-            inputs={"train": train.key, "protect": protect.key, **source_input},
+            {
+                "stage": "evaluate",
+                "train": train.key,
+                "data": source.key,
+                "version": EVALUATION_VERSION,
+                **({"defense": {"options": cell.defense.options}} if tests_too else {}),
+            },
+            inputs={
+                "train": train.key,
+                "protect": protect.key,
+                **source_input,
+                **({"fit": purifier.key} if purifier and tests_too else {}),
+            },
             datasets=reads,
             label=f"evaluate {cell.victim.name} after {label}",
         )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.budget import Budget
-from bench.countermeasures import LISTS
+from bench.countermeasures import LISTS, listed
 from bench.datasets.base import Task
 from bench.errors import SpecError
 from bench.profiles import Profile, default_profile
@@ -183,8 +183,8 @@ class Matrix(Spec):
                 raise ValueError(
                     f"{name} is a list of defenses, which have no options in common: name one of them"
                 )
-            specs += [{"name": each} for each in LISTS[name]] if name in LISTS else [item]
-        return list({repr(spec): spec for spec in specs}.values())
+            specs += listed(name) if name in LISTS else [item]
+        return list({_told_apart(spec): spec for spec in specs}.values())
 
     @field_validator("dataset", mode="before")
     @classmethod
@@ -232,6 +232,11 @@ def plain_options(options: BaseModel) -> dict[str, Any]:
     values = options.model_dump(mode="json")
     defaults = {name: type(options).model_fields[name].default for name in options.ADDED}
     return {k: v for k, v in values.items() if k not in defaults or getattr(options, k) != defaults[k]}
+
+
+def _told_apart(spec: Any) -> str:
+    """Equal for specs, not validated yet, that mean the same."""
+    return repr(sorted({"options": {}, **spec}.items())) if isinstance(spec, dict) else repr(spec)
 
 
 def role_of(field: Any) -> str | None:

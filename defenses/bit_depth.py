@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 
 
-class BitDepthOptions(DefenseOptions):
+class BitDepthOptions(PreprocessingOptions):
     """Options of `bit_depth`.
 
     Attributes:

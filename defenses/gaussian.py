@@ -7,14 +7,14 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 from bench.errors import SpecError
 
 _MOST_AT_CENTRE = 0.99
 """A kernel with more of its weight on the centre pixel blurs nothing that 8 bits could hold."""
 
 
-class GaussianBlurOptions(DefenseOptions):
+class GaussianBlurOptions(PreprocessingOptions):
     """Options of `gaussian`.
 
     Attributes:

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 
 
-class JPEGOptions(DefenseOptions):
+class JPEGOptions(PreprocessingOptions):
     """Options of `jpeg`.
 
     Attributes:

@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 from bench.errors import SpecError
 
 
-class MedianFilterOptions(DefenseOptions):
+class MedianFilterOptions(PreprocessingOptions):
     """Options of `median`.
 
     Attributes:

@@ -16,13 +16,13 @@ import numpy as np
 from pydantic import Field
 
 from bench.datasets.base import VOID, Annotation
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 from bench.errors import ContractViolation
 
 LABELS = 256
 
 
-class OrthogonalProjectionOptions(DefenseOptions):
+class OrthogonalProjectionOptions(PreprocessingOptions):
     """Options of `orthogonal_projection`.
 
     Attributes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 from bench.learner import FitContext
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 
 
-class PurifierOptions(DefenseOptions):
+class PurifierOptions(PreprocessingOptions):
     """Options of `purifier`.
 
     Attributes:

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 
 
-class ResizeOptions(DefenseOptions):
+class ResizeOptions(PreprocessingOptions):
     """Options of `resize`.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from bench.defense import Defense, DefenseOptions
+from bench.defense import Defense, DefenseOptions, PreprocessingOptions
 from bench.errors import SpecError
 
 _STEP = np.float32(0.25)
@@ -17,7 +17,7 @@ _LEAST_WEIGHT = 0.005
 """No pixel moves by more than four times the weight, times 255 levels: here five, and most by far less."""
 
 
-class TotalVariationOptions(DefenseOptions):
+class TotalVariationOptions(PreprocessingOptions):
     """Options of `total_variation`.
 
     Attributes:

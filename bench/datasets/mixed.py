@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from bench.datasets.base import Annotation, Dataset, Split
+from bench.datasets.view import DatasetView
 from bench.seeds import derive_seed
 
 
@@ -26,7 +28,7 @@ def clean_subset(
     return frozenset(order[: max(1, round(ratio * len(order)))])
 
 
-class MixedDataset(Dataset):
+class MixedDataset(DatasetView):
     """A view of a protected dataset in which some training images are those of its source, and some are left out.
 
     Args:
@@ -36,7 +38,7 @@ class MixedDataset(Dataset):
         left_out: Ids of training images that are not there.
     """
 
-    name = "mixed"
+    name: ClassVar[str] = "mixed"
 
     def __init__(
         self,
@@ -45,18 +47,19 @@ class MixedDataset(Dataset):
         clean: frozenset[str],
         left_out: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__(protected.root, protected.options)
-        self._protected, self._source, self._clean, self._left_out = protected, source, clean, left_out
+        super().__init__(protected)
+        self._clean_source, self._clean, self._left_out = source, clean, left_out
+        # The protected copy has the same; a source that was prepared may have more.
         self.tasks, self.classes, self.categories = source.tasks, source.classes, source.categories
 
     def check(self) -> None:
         """Validates both datasets; see `Dataset.check`."""
-        self._protected.check()
-        self._source.check()
+        self.source.check()
+        self._clean_source.check()
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """The ids of the protected dataset without those that are left out."""
-        ids = self._protected.ids(split)
+        ids = self.source.ids(split)
         return tuple(i for i in ids if i not in self._left_out) if split == "train" else ids
 
     def image_path(self, split: Split, image_id: str) -> Path:
@@ -67,13 +70,5 @@ class MixedDataset(Dataset):
         """The labels, which are the same in both."""
         return self._of(split, image_id).annotation(split, image_id)
 
-    def files(self) -> Iterator[Path]:
-        """Those of the protected dataset."""
-        return self._protected.files()
-
-    def write_copy(self, destination: Path, write_image: Callable[[str, Path, Path], Path]) -> None:
-        """Not possible: what is mixed here is trained on, and never protected again."""
-        raise NotImplementedError("a mixture of two datasets has no layout of its own")
-
     def _of(self, split: Split, image_id: str) -> Dataset:
-        return self._source if split == "train" and image_id in self._clean else self._protected
+        return self._clean_source if split == "train" and image_id in self._clean else self.source

@@ -85,6 +85,7 @@ class Column:
         init: Starting weights.
         defense: Name and options of the defense.
         defense_name: Its name alone.
+        defense_options: Its options.
         needs: What an attacker needs for it besides the protected images, and how much longer the training may
             take, as it declares; empty for nothing, and for a defense that is not installed.
         profile: Profile.
@@ -100,6 +101,7 @@ class Column:
     init: str
     defense: str
     defense_name: str
+    defense_options: dict[str, Any]
     needs: str
     profile: str
     codec: str
@@ -220,6 +222,7 @@ def _column(store: Store, records: list[Record], names: dict[str, str], victim: 
         init=cell["victim"]["init"],
         defense=_defense_label(cell["defense"]),
         defense_name=cell["defense"]["name"],
+        defense_options=cell["defense"]["options"],
         needs=_needs(cell["defense"]["name"]),
         profile=cell["profile"],
         codec=cell["codec"],

@@ -96,10 +96,9 @@ def countermeasure_tables(columns: list[Column]) -> list[Table]:
 def _countermeasure_table(columns: list[Column]) -> Table:
     columns = sorted(columns, key=lambda column: column.defense_name != "none")
     labels = list(dict.fromkeys(row.label for column in columns for row in column.rows))
-    names = [column.defense_name for column in columns]
     rows = []
     for column in columns:
-        name = column.defense if names.count(column.defense_name) > 1 else column.defense_name
+        name = _variant(column, columns)
         scores = {row.label: row.score.value for row in column.rows}
         mark = " (invalid)" if column.gate.state == "invalid" else ""
         found = (scores.get(label) for label in labels)
@@ -108,7 +107,7 @@ def _countermeasure_table(columns: list[Column]) -> Table:
     rows.append(
         ("worst case", "", *(percent(row.score, 0) if row else MISSING for row, _ in worst)),
     )
-    rows.append(("by", "", *(column.defense_name if column else MISSING for _, column in worst)))
+    rows.append(("by", "", *(_variant(column, columns) if column else MISSING for _, column in worst)))
     plain = [row for column in columns if column.defense_name == "none" for row in column.rows]
     clean = next((row.score.value for row in plain if row.role == "clean"), None)
     if clean:
@@ -132,6 +131,14 @@ def _countermeasure_table(columns: list[Column]) -> Table:
     return Table(
         f"{title}, profile {first.profile}", ("countermeasure", "needs", *labels), tuple(rows), tuple(notes)
     )
+
+
+def _variant(column: Column, columns: list[Column]) -> str:
+    """The defense's name, with the options in which it differs from others of its name."""
+    mine = column.defense_options
+    others = [c.defense_options for c in columns if c.defense_name == column.defense_name]
+    told = [f"{k}={v}" for k, v in mine.items() if any(other.get(k) != v for other in others)]
+    return f"{column.defense_name} ({', '.join(told)})" if told else column.defense_name
 
 
 def mixing_table(column: Column) -> Table | None:

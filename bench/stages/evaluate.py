@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.datasets.base import Dataset, Split
+from bench.datasets.view import TransformedDataset
 from bench.files import write_json
 from bench.metrics.base import Scores
+from bench.seeds import derive_seed, generator
 from bench.stages import StageContext
-from bench.stages.train import WEIGHTS, build_recipe, training_dataset
+from bench.stages.train import WEIGHTS, adapted, build_recipe, defense_of, purified, training_dataset
 from bench.training.scoring import score
 from bench.training.trainer import SNAPSHOTS
 from bench.victim import TrainingRecipe
@@ -28,6 +32,8 @@ def run(context: StageContext) -> dict[str, Any]:
     train, val = training_dataset(context, identity), context.dataset("val")
     recipe = build_recipe(identity, train)
     own_ids, val_ids = train.ids("train")[:TRAIN_SAMPLE], val.ids("val")
+    if "defense" in context.identity:
+        train, val = seen_through_the_defense(context, identity, train, val)
     folder = context.input_folder("train")
     weights = folder / WEIGHTS
     snapshots = {int(path.stem): path for path in sorted((folder / SNAPSHOTS).glob("*.safetensors"))}
@@ -51,6 +57,22 @@ def run(context: StageContext) -> dict[str, Any]:
     }
     write_json(context.folder / "scores.json", scores)
     return scores
+
+
+def seen_through_the_defense(
+    context: StageContext, identity: dict[str, Any], train: Dataset, val: Dataset
+) -> tuple[Dataset, Dataset]:
+    """Both datasets with their images as a victim sees them whose first step is its defense."""
+    defense = defense_of(identity, **context.identity["defense"]["options"])
+    (context.folder / "work").mkdir(exist_ok=True)
+    train = purified(context, identity, defense, train, {"train": train.ids("train")})
+    val = purified(context, identity, defense, val, {"val": val.ids("val")})
+    fitted, seed = adapted(defense, train), derive_seed(identity["seed"], "seen through the defense")
+
+    def change(split: Split, image_id: str, image: np.ndarray) -> np.ndarray:
+        return fitted.transform(image, generator(seed, split, image_id))
+
+    return TransformedDataset(train, change), TransformedDataset(val, change)
 
 
 class _Counter:

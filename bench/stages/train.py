@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.datasets.base import Dataset
+from bench.datasets.base import Dataset, Split
 from bench.datasets.mixed import MixedDataset, clean_subset
 from bench.datasets.purified import PurifiedDataset
 from bench.defense import Defense
@@ -34,9 +34,8 @@ def run(context: StageContext) -> dict[str, Any]:
     work = context.folder / "work"
     work.mkdir(exist_ok=True)
     train_ids = dataset.ids("train")
-    if defense.purifies:
-        dataset = purified(context, dataset, defense)
-    defense = defense.adapt((dataset.image("train", i), dataset.annotation("train", i)) for i in train_ids)
+    dataset = purified(context, identity, defense, dataset, {"train": train_ids})
+    defense = adapted(defense, dataset)
     asked = snapshot_iterations(recipe.iterations, identity.get("curve", 0))
     compared = snapshot_iterations(recipe.iterations, defense.checks)
     result = train(
@@ -74,22 +73,45 @@ def run(context: StageContext) -> dict[str, Any]:
     return summary
 
 
-def defense_of(identity: dict[str, Any]) -> Defense:
-    """The defense of a `train` stage."""
+def defense_of(identity: dict[str, Any], **scoring: Any) -> Defense:
+    """The defense of a `train` stage, with options that are only read when the victim is scored."""
     plugin = registry.load("defense", identity["defense"]["name"])
-    return plugin(plugin.Options(**identity["defense"]["options"]))
+    return plugin(plugin.Options(**{**identity["defense"]["options"], **scoring}))
 
 
-def purified(context: StageContext, dataset: Dataset, defense: Defense) -> Dataset:
-    """The training images as the defense cleans them; the files lie in `work/`."""
+def adapted(defense: Defense, dataset: Dataset) -> Defense:
+    """The defense once it has seen the training images."""
+    ids = dataset.ids("train")
+    return defense.adapt((dataset.image("train", i), dataset.annotation("train", i)) for i in ids)
+
+
+def purified(
+    context: StageContext,
+    identity: dict[str, Any],
+    defense: Defense,
+    dataset: Dataset,
+    ids: dict[Split, Iterable[str]],
+) -> Dataset:
+    """The dataset with the images of `ids` as the defense cleans them; the files lie in `work/`.
+
+    Args:
+        context: The stage.
+        identity: Identity of the victim's training.
+        defense: Its defense.
+        dataset: Has the images.
+        ids: Which images, by split.
+    """
+    if not defense.purifies:
+        return dataset
     state = None
     if defense.learns:
         state = defense.load(context.input_folder("fit") / "state", context.device)
-    folder = context.folder / "work" / "purified"
-    folder.mkdir(exist_ok=True)
-    view = PurifiedDataset(dataset, folder)
-    seed = derive_seed(context.identity["seed"], "purify")
-    view.write(lambda i, image: defense.purify(image, state, generator(seed, i)), context.report)
+    seed = derive_seed(identity["seed"], "purify")
+    view = PurifiedDataset(dataset, context.folder / "work" / "purified")
+    for split, wanted in ids.items():
+        view.write(
+            split, wanted, lambda i, image: defense.purify(image, state, generator(seed, i)), context.report
+        )
     return view
 
 

@@ -109,22 +109,32 @@ def test_bad_matrix_file_is_one_line(tmp_path: Path, text: str, message: str) ->
 
 
 def test_a_list_of_defenses_stands_for_all_that_are_in_it() -> None:
-    def names(*defenses: object) -> list[str]:
+    def specs(*defenses: object) -> list[tuple[str, dict]]:
         values = {"protectors": ["none"], "victims": ["v"], "defenses": list(defenses)}
-        return [d.name for d in validated(Matrix, values, "here").defenses]
+        return [(d.name, d.options) for d in validated(Matrix, values, "here").defenses]
+
+    def names(*defenses: object) -> list[str]:
+        return [name for name, _ in specs(*defenses)]
 
     assert names("paper") == ["none", "gaussian", "jpeg", "at", "ddc_at"]
     assert names("jpeg", "paper") == ["jpeg", "none", "gaussian", "at", "ddc_at"]
-    assert len(names("best")) == len(set(names("best"))) > 8
+    best = [repr(spec) for spec in specs("best")]
+    assert len(best) == len(set(best)) > 8
+    assert ("grayscale", {}) in specs("best") and ("grayscale", {"apply_to": "both"}) in specs("best")
+    assert names("none", "paper") == names("paper", {"name": "none"}) == names("paper")
     assert names({"name": "jpeg", "options": {"quality": 50}}, "jpeg") == ["jpeg", "jpeg"]
     with pytest.raises(SpecError, match="best is a list of defenses"):
         names({"name": "best", "options": {"quality": 50}})
 
 
 def test_the_lists_of_defenses_hold_what_there_is() -> None:
-    from bench.countermeasures import LISTS
-    from bench.registry import names
+    from bench.countermeasures import LISTS, listed
+    from bench.registry import load, names
 
     known = set(names("defense"))
     assert not known & set(LISTS)
-    assert all(set(defenses) <= known and defenses[0] == "none" for defenses in LISTS.values())
+    for name in LISTS:
+        assert listed(name)[0] == {"name": "none", "options": {}}
+        for each in listed(name):
+            plugin = load("defense", each["name"])
+            assert isinstance(plugin(plugin.Options(**each["options"])), plugin)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import registry
-from bench.countermeasures import LISTS
+from bench.countermeasures import LISTS, listed
 from bench.testing import check_defense
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -62,5 +62,13 @@ def test_the_control_is_registered() -> None:
 
 def test_the_list_of_all_is_complete() -> None:
     ours = {name for name, plugin in DEFENSES.items() if plugin.__module__.startswith("defenses.")}
-    assert sorted(LISTS["all"]) == sorted(ours)
-    assert set(LISTS["paper"]) | set(LISTS["best"]) <= set(LISTS["all"])
+    specs = {name: [(each["name"], str(each["options"])) for each in listed(name)] for name in LISTS}
+    assert {name for name, _ in specs["all"]} == ours
+    assert len(specs["all"]) == len(set(specs["all"]))
+    assert set(specs["paper"]) | set(specs["best"]) <= set(specs["all"])
+
+
+def test_whatever_can_be_built_into_a_network_is_in_the_list_so() -> None:
+    able = {name for name, plugin in DEFENSES.items() if "apply_to" in plugin.Options.model_fields}
+    built_in = {each["name"] for each in listed("all") if each["options"].get("apply_to") == "both"}
+    assert able == built_in >= {"grayscale", "jpeg", "purifier"}

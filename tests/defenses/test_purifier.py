@@ -129,7 +129,7 @@ def test_it_takes_most_of_the_noise_away(tmp_path: Path) -> None:
 
 def test_purified_files_are_written_once(scenes: Shapes, tmp_path: Path) -> None:
     folder = tmp_path / "purified"
-    folder.mkdir()
+    ids = scenes.ids("train")
     seen: list[int] = []
 
     def purify(image_id: str, image: np.ndarray) -> np.ndarray:
@@ -139,10 +139,10 @@ def test_purified_files_are_written_once(scenes: Shapes, tmp_path: Path) -> None
         return 255 - image
 
     with pytest.raises(KeyboardInterrupt):
-        PurifiedDataset(scenes, folder).write(purify)
+        PurifiedDataset(scenes, folder).write("train", ids, purify)
     view = PurifiedDataset(scenes, folder)
-    view.write(purify)
-    assert len(seen) == len(scenes.ids("train")) + 1
+    view.write("train", ids, purify)
+    assert len(seen) == len(ids) + 1
     for split in ("train", "val"):
         assert view.ids(split) == scenes.ids(split)
         for image_id in view.ids(split):
