@@ -8,8 +8,25 @@ BUILT_IN = {"apply_to": "both"}
 """Options of a defense that the attacker builds into his network: test images go through it, too."""
 
 
-def _built_in(*names: str) -> tuple[dict[str, Any], ...]:
-    return tuple({"name": name, "options": BUILT_IN} for name in names)
+PREPROCESSING = frozenset(
+    {
+        "grayscale",
+        "bit_depth",
+        "gaussian",
+        "median",
+        "total_variation",
+        "jpeg",
+        "resize",
+        "orthogonal_projection",
+        "purifier",
+    }
+)
+"""What changes every image in one way, so that it can be built in."""
+
+
+def _both_ways(*names: str) -> tuple[str | dict[str, Any], ...]:
+    """The defenses, and once more, built in, those that can be."""
+    return (*names, *({"name": name, "options": BUILT_IN} for name in names if name in PREPROCESSING))
 
 
 def listed(name: str) -> tuple[dict[str, Any], ...]:
@@ -19,7 +36,7 @@ def listed(name: str) -> tuple[dict[str, Any], ...]:
 
 LISTS: dict[str, tuple[str | dict[str, Any], ...]] = {
     "paper": ("none", "gaussian", "jpeg", "at", "ddc_at"),
-    "best": (
+    "best": _both_ways(
         "none",
         "grayscale",
         "bit_depth",
@@ -34,18 +51,8 @@ LISTS: dict[str, tuple[str | dict[str, Any], ...]] = {
         "color_jitter",
         "ueraser",
         "at",
-        *_built_in(
-            "grayscale",
-            "bit_depth",
-            "gaussian",
-            "median",
-            "jpeg",
-            "resize",
-            "orthogonal_projection",
-            "purifier",
-        ),
     ),
-    "all": (
+    "all": _both_ways(
         "none",
         "grayscale",
         "bit_depth",
@@ -69,17 +76,6 @@ LISTS: dict[str, tuple[str | dict[str, Any], ...]] = {
         "segpgd_at",
         "ddc_at",
         "early_stop",
-        *_built_in(
-            "grayscale",
-            "bit_depth",
-            "gaussian",
-            "median",
-            "total_variation",
-            "jpeg",
-            "resize",
-            "orthogonal_projection",
-            "purifier",
-        ),
     ),
 }
 """`paper`: those of UnSeg's table 4. `best`: one of each kind: squeezing (Liu et al., ICML 2023), smoothing, new noise,

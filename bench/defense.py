@@ -94,6 +94,11 @@ class Defense(Learner):
         """Whether `purify` is overridden."""
         return type(self).purify is not Defense.purify
 
+    @property
+    def adapts(self) -> bool:
+        """Whether `adapt` is overridden."""
+        return type(self).adapt is not Defense.adapt
+
     def purify(self, image: np.ndarray, state: Any, rng: np.random.Generator) -> np.ndarray:
         """Cleans a training image, once and for all, before the training: for what is too slow for every draw.
 

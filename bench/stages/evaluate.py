@@ -65,7 +65,8 @@ def seen_through_the_defense(
     """Both datasets with their images as a victim sees them whose first step is its defense."""
     defense = defense_of(identity, **context.identity["defense"]["options"])
     (context.folder / "work").mkdir(exist_ok=True)
-    train = purified(context, identity, defense, train, {"train": train.ids("train")})
+    seen = train.ids("train") if defense.adapts else train.ids("train")[:TRAIN_SAMPLE]
+    train = purified(context, identity, defense, train, {"train": seen})
     val = purified(context, identity, defense, val, {"val": val.ids("val")})
     fitted, seed = adapted(defense, train), derive_seed(identity["seed"], "seen through the defense")
 

@@ -92,7 +92,7 @@ def test_a_run_scores_what_the_victim_sees(tmp_path: Path) -> None:
         train, val = training_dataset(context, identity), context.dataset("val")
         seen_train, seen_val = evaluate.seen_through_the_defense(context, identity, train, val)
         for plain, seen, split in ((train, seen_train, "train"), (val, seen_val, "val")):
-            for image_id in plain.ids(split):
+            for image_id in plain.ids(split):  # fewer than evaluate.TRAIN_SAMPLE
                 image, found = plain.image(split, image_id), seen.image(split, image_id)
                 assert found.shape == image.shape and not np.array_equal(found, image)
                 if name == "grayscale":
