@@ -88,6 +88,7 @@ class Column:
         defense_options: Its options.
         needs: What an attacker needs for it besides the protected images, and how much longer the training may
             take, as it declares; empty for nothing, and for a defense that is not installed.
+        needs_clean: Whether that includes clean images with labels.
         profile: Profile.
         codec: Codec of the protected files.
         metric: Name of the score.
@@ -103,6 +104,7 @@ class Column:
     defense_name: str
     defense_options: dict[str, Any]
     needs: str
+    needs_clean: bool
     profile: str
     codec: str
     metric: str
@@ -214,6 +216,7 @@ def _column(store: Store, records: list[Record], names: dict[str, str], victim: 
     ordered = sorted(by_row.values(), key=lambda rs: _order(rs[0]))
     clean = [r for r in records if _role(r) == "clean" and r["status"] == "done"]
     cell = records[0]["cell"]
+    needs, needs_clean = _needs(cell["defense"]["name"])
     finished = [r for r in records if r["status"] == "done"]
     return Column(
         dataset=_dataset_label(cell["dataset"]),
@@ -223,7 +226,8 @@ def _column(store: Store, records: list[Record], names: dict[str, str], victim: 
         defense=_defense_label(cell["defense"]),
         defense_name=cell["defense"]["name"],
         defense_options=cell["defense"]["options"],
-        needs=_needs(cell["defense"]["name"]),
+        needs=needs,
+        needs_clean=needs_clean,
         profile=cell["profile"],
         codec=cell["codec"],
         metric=finished[0]["scores"]["primary"] if finished else metric_type(cell["victim"]["task"]).primary,
@@ -358,11 +362,12 @@ def _defense_label(defense: dict[str, Any]) -> str:
     return f"{defense['name']} ({', '.join(options)})" if options else defense["name"]
 
 
-def _needs(name: str) -> str:
+def _needs(name: str) -> tuple[str, bool]:
     try:
-        return str(registry.load("defense", name).needs())
+        defense = registry.load("defense", name)
     except BenchError:  # its package is not installed here
-        return ""
+        return "", False
+    return defense.needs(), defense.needs_clean
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -62,8 +62,8 @@ def summary_table(columns: list[Column]) -> Table:
     header = ["training images"]
     several = len({column.dataset for column in columns}) > 1
     cells: dict[str, list[str]] = {label: [] for label in labels}
-    for victim in dict.fromkeys(_victim_key(c) for c in columns):
-        mine = [c for c in columns if _victim_key(c) == victim]
+    for victim in dict.fromkeys(victim_key(c) for c in columns):
+        mine = [c for c in columns if victim_key(c) == victim]
         for column in mine if len(mine) <= MANY else [c for c in mine if c.defense_name == "none"]:
             mark = " (invalid)" if column.gate.state == "invalid" else ""
             place = f" on {column.dataset}" if several else ""
@@ -78,67 +78,9 @@ def summary_table(columns: list[Column]) -> Table:
             for label in labels:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})
-    if any(len([c for c in columns if _victim_key(c) == _victim_key(column)]) > MANY for column in columns):
+    if any(len([c for c in columns if victim_key(c) == victim_key(column)]) > MANY for column in columns):
         notes.insert(0, "worst case: for the data owner, the best score of all countermeasures.")
     return Table("Summary", tuple(header), tuple((k, *v) for k, v in cells.items()), tuple(notes))
-
-
-def countermeasure_tables(columns: list[Column]) -> list[Table]:
-    """For each victim under more than `MANY` defenses: one row a defense, one column a protection, the best below."""
-    tables = []
-    for victim in dict.fromkeys(_victim_key(c) for c in columns):
-        mine = [c for c in columns if _victim_key(c) == victim]
-        if len(mine) > MANY:
-            tables.append(_countermeasure_table(mine))
-    return tables
-
-
-def _countermeasure_table(columns: list[Column]) -> Table:
-    columns = sorted(columns, key=lambda column: column.defense_name != "none")
-    labels = list(dict.fromkeys(row.label for column in columns for row in column.rows))
-    rows = []
-    for column in columns:
-        name = _variant(column, columns)
-        scores = {row.label: row.score.value for row in column.rows}
-        mark = " (invalid)" if column.gate.state == "invalid" else ""
-        found = (scores.get(label) for label in labels)
-        rows.append((f"{name}{mark}", column.needs, *(_points(value) for value in found)))
-    worst = [_best(columns, label) for label in labels]
-    rows.append(
-        ("worst case", "", *(percent(row.score, 0) if row else MISSING for row, _ in worst)),
-    )
-    rows.append(("by", "", *(_variant(column, columns) if column else MISSING for _, column in worst)))
-    plain = [row for column in columns if column.defense_name == "none" for row in column.rows]
-    clean = next((row.score.value for row in plain if row.role == "clean"), None)
-    if clean:
-        rows.append(("oracle", "the true noise", *[_points(clean)] * len(labels)))
-        left = [
-            1 - row.score.value / clean if row and row.score.value is not None else None for row, _ in worst
-        ]
-        rows.append(
-            ("drop that is left", "", *(f"{100 * x:.0f} %" if x is not None else MISSING for x in left))
-        )
-    first = columns[0]
-    title = f"Countermeasures: {first.victim} ({first.task}, init {first.init}) on {first.dataset}"
-    notes = [
-        f"{first.metric} on clean test images, in percent; worst case: for the data owner, the best score of all rows.",
-        "oracle: who subtracts the true noise has the clean images back, since files are lossless: the upper bound.",
-        "drop that is left: of the clean victim's score without a countermeasure, what the best attacker is short of.",
-        "The best of many rows is in part the luckiest: its interval speaks for the test images, not for the choice.",
-    ]
-    counts = {len(row.seeds) for column in columns for row in column.rows if row.seeds}
-    notes += [f"n={', '.join(map(str, sorted(counts)))} seeds."]
-    return Table(
-        f"{title}, profile {first.profile}", ("countermeasure", "needs", *labels), tuple(rows), tuple(notes)
-    )
-
-
-def _variant(column: Column, columns: list[Column]) -> str:
-    """The defense's name, with the options in which it differs from others of its name."""
-    mine = column.defense_options
-    others = [c.defense_options for c in columns if c.defense_name == column.defense_name]
-    told = [f"{k}={v}" for k, v in mine.items() if any(other.get(k) != v for other in others)]
-    return f"{column.defense_name} ({', '.join(told)})" if told else column.defense_name
 
 
 def mixing_table(column: Column) -> Table | None:
@@ -292,7 +234,7 @@ def _notes(column: Column) -> list[str]:
 
 def _worst_case(columns: list[Column], label: str) -> str:
     row, column = _best(columns, label)
-    return f"{_points(row.score.value)} ({column.defense})" if row and column else MISSING
+    return f"{points(row.score.value)} ({column.defense})" if row and column else MISSING
 
 
 def _best(columns: list[Column], label: str) -> tuple[Row, Column] | tuple[None, None]:
@@ -301,9 +243,11 @@ def _best(columns: list[Column], label: str) -> tuple[Row, Column] | tuple[None,
     return max(found, key=lambda pair: pair[0].score.value or 0.0, default=(None, None))
 
 
-def _points(value: float | None) -> str:
+def points(value: float | None) -> str:
+    """`18.5`."""
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
-def _victim_key(column: Column) -> tuple[str, ...]:
+def victim_key(column: Column) -> tuple[str, ...]:
+    """What the columns of one victim under several defenses have in common."""
     return (column.victim, column.task, column.init, column.dataset, column.profile, column.codec)

@@ -10,11 +10,11 @@ from bench.files import atomic_write
 from bench.plan import Plan
 from bench.progress import Progress, duration
 from bench.records import read_records
+from bench.report.countermeasures import countermeasure_tables
 from bench.report.render import to_csv, to_latex, to_markdown, to_text
 from bench.report.results import Column, columns
 from bench.report.tables import (
     Table,
-    countermeasure_tables,
     detail_table,
     mixing_table,
     noise_tables,

@@ -13,7 +13,6 @@ from bench.report import gate
 from bench.report.render import to_csv, to_latex, to_markdown, to_text
 from bench.report.results import columns
 from bench.report.tables import (
-    countermeasure_tables,
     detail_table,
     mixing_table,
     noise_tables,
@@ -205,43 +204,6 @@ def test_worst_case_is_the_best_score_of_any_defense(store: Store, add_record: A
     assert table.header[-1] == "unetplusplus worst case"
     row = next(r for r in table.rows if r[0].startswith("unseg"))
     assert row[-1].endswith("(jpeg)")
-
-
-def test_many_countermeasures_are_rows_and_the_summary_has_the_best_of_them(
-    store: Store, add_record: Add
-) -> None:
-    accuracies = {"none": 0.4, "jpeg": 0.5, "gaussian": 0.45, "early_stop": 0.6, "at": 0.3, "purifier": 0.8}
-    for defense, accuracy in accuracies.items():
-        add_record(0.9, defense=defense)
-        add_record(accuracy, "unseg", defense=defense)
-    found = columns(store, read_records(store))
-    (table,) = countermeasure_tables(found)
-    assert table.header == ("countermeasure", "needs", "clean", "unseg 8/255 mask, 2/255 outside")
-    by_name = {row[0]: row for row in table.rows}
-    assert table.rows[0][0] == "none"
-    assert set(by_name) == {*accuracies, "worst case", "by", "oracle", "drop that is left"}
-    needs = {name: by_name[name][1] for name in accuracies}
-    assert needs == {
-        "none": "",
-        "jpeg": "",
-        "gaussian": "",
-        "early_stop": "clean images with labels",
-        "purifier": "clean images of others",
-        "at": "up to 5 times the time",
-    }
-    values = {name: float(by_name[name][3]) for name in accuracies}
-    assert max(values, key=lambda name: values[name]) == "purifier"
-    assert by_name["worst case"][3].startswith(f"{values['purifier']} [")
-    assert by_name["by"][3] == "purifier"
-    assert by_name["oracle"][3] == by_name["none"][2]
-    left = 100 * (1 - values["purifier"] / float(by_name["none"][2]))
-    assert by_name["drop that is left"][3] == f"{left:.0f} %"
-    assert summary_table(found).header == (
-        "training images",
-        "unetplusplus, none, mIoU",
-        "unetplusplus worst case",
-    )
-    assert countermeasure_tables(found[:-1]) == []
 
 
 def test_pretrained_victims_are_told_apart(store: Store, add_record: Add) -> None:

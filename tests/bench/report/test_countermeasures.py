@@ -1,0 +1,111 @@
+"""The table of many countermeasures and its worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.records import read_records
+from bench.report.countermeasures import countermeasure_tables
+from bench.report.results import columns
+from bench.report.tables import Table, summary_table
+from bench.store import Store
+
+Add = Callable[..., dict[str, Any]]
+UNSEG = "unseg 8/255 mask, 2/255 outside"
+RANDOM = "random 8/255 mask, 2/255 outside"
+# What a victim gets right under each: the best needs a denoiser, the second best clean images with labels.
+ACCURACY = {"none": 0.4, "jpeg": 0.5, "gaussian": 0.45, "early_stop": 0.6, "at": 0.3, "purifier": 0.8}
+
+
+def table_of(store: Store) -> Table:
+    (table,) = countermeasure_tables(columns(store, read_records(store)))
+    return table
+
+
+def by_name(table: Table) -> dict[str, tuple[str, ...]]:
+    return {row[0]: row for row in table.rows if row[0] not in ("by", "drop that is left")}
+
+
+def below(table: Table, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Who is responsible for a worst case, and what is left of the protection then."""
+    place = [row[0] for row in table.rows].index(name)
+    by, left = table.rows[place + 1 : place + 3]
+    assert (by[0], left[0]) == ("by", "drop that is left")
+    return by, left
+
+
+def test_many_countermeasures_are_rows_and_the_summary_has_the_best_of_them(
+    store: Store, add_record: Add
+) -> None:
+    for defense, accuracy in reversed(ACCURACY.items()):
+        add_record(0.9, defense=defense)
+        add_record(accuracy, "unseg", defense=defense)
+    found = columns(store, read_records(store))
+    table = table_of(store)
+    assert table.header == ("countermeasure", "needs", "clean", UNSEG)
+    assert table.rows[0][0] == "none"
+    rows = by_name(table)
+    assert set(rows) == {*ACCURACY, "worst case without clean labels", "worst case", "oracle"}
+    assert {name: rows[name][1] for name in ACCURACY} == {
+        "none": "",
+        "jpeg": "",
+        "gaussian": "",
+        "early_stop": "clean images with labels",
+        "purifier": "clean images of others",
+        "at": "up to 5 times the time",
+    }
+    values = {name: float(rows[name][3]) for name in ACCURACY}
+    assert sorted(values, key=lambda name: values[name])[-2:] == ["early_stop", "purifier"]
+    assert rows["worst case"][3].startswith(f"{values['purifier']} [")
+    by, left = below(table, "worst case")
+    assert by[3] == "purifier"
+    assert left[3] == f"{100 * (1 - values['purifier'] / float(rows['none'][2])):.0f} %"
+    assert rows["oracle"][3] == rows["none"][2]
+    assert summary_table(found).header == (
+        "training images",
+        "unetplusplus, none, mIoU",
+        "unetplusplus worst case",
+    )
+    assert countermeasure_tables(found[:-1]) == []
+
+
+def test_who_has_no_clean_labels_has_a_worst_case_of_his_own(store: Store, add_record: Add) -> None:
+    for defense, accuracy in {**ACCURACY, "early_stop": 0.85}.items():
+        add_record(0.9, defense=defense)
+        add_record(accuracy, "unseg", defense=defense)
+    table = table_of(store)
+    assert below(table, "worst case without clean labels")[0][3] == "purifier"
+    assert below(table, "worst case")[0][3] == "early_stop"
+
+
+def test_without_such_a_countermeasure_there_is_one_worst_case(store: Store, add_record: Add) -> None:
+    for defense in ("none", "jpeg", "gaussian", "median", "at", "purifier"):
+        add_record(0.9, defense=defense)
+    assert "worst case without clean labels" not in by_name(table_of(store))
+
+
+def test_clean_images_mixed_in_are_rows_too(store: Store, add_record: Add) -> None:
+    for defense, accuracy in ACCURACY.items():
+        add_record(0.9, defense=defense)
+        add_record(accuracy, "unseg", defense=defense)
+        add_record(accuracy - 0.1, "random", defense=defense)
+    add_record(0.7, clean_ratio=0.2)  # the clean fifth alone
+    add_record(0.82, "unseg", clean_ratio=0.2)
+    table = table_of(store)
+    assert table.header == ("countermeasure", "needs", "clean", RANDOM, UNSEG)
+    rows = by_name(table)
+    alone, mixed = rows["none, 20 % of the images alone"], rows["none, 20 % clean"]
+    assert alone[1] == mixed[1] == "20 % of the images clean, with labels"
+    # The clean part is the same whatever protects the rest; a mixture that was not run is missing.
+    assert alone[2] == alone[3] == alone[4] != "--"
+    assert mixed[2:4] == ("--", "--") and float(mixed[4]) > float(rows["purifier"][4])
+    by, _ = below(table, "worst case")
+    assert by[3:] == ("none, 20 % of the images alone", "none, 20 % clean")
+    assert below(table, "worst case without clean labels")[0][3:] == ("purifier", "purifier")
+
+
+def test_a_victim_that_learned_nothing_is_marked_in_its_row(store: Store, add_record: Add) -> None:
+    for defense in ACCURACY:
+        add_record(0.3 if defense == "gaussian" else 0.9, defense=defense)
+    assert {name for name in by_name(table_of(store)) if "invalid" in name} == {"gaussian (invalid)"}
