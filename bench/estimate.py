@@ -2,20 +2,22 @@
 
 A stage is looked up among the finished stages of the store, then among reference measurements of 2-core machines
 (`reference_costs.json`, profile `cpu`): by everything that its cost depends on, else by its victim, task and profile,
-in proportion to the iterations. What is known from neither is said to be unknown.
+in proportion to the iterations. Under a defense that was never measured a training is taken for as long as the
+plain one times what the defense declares at most. What is known from none of these is said to be unknown.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import registry
 from bench.datasets.layout import plural
 from bench.errors import ArtifactCorrupt
 from bench.executor import resolve_device, resolve_jobs
@@ -69,6 +71,10 @@ class Costs:
         return Cost(per_iteration * iterations, _middle(costs).size, iterations)
 
 
+Books = Sequence[tuple[str, Costs]]
+"""Where costs are looked up, in this order, with what the answer calls each."""
+
+
 def names(identity: dict[str, Any], upstream: dict[str, dict[str, Any]]) -> tuple[str, str]:
     """What the cost of a stage depends on, and what that of a similar one does; the latter may be empty.
 
@@ -81,12 +87,15 @@ def names(identity: dict[str, Any], upstream: dict[str, dict[str, Any]]) -> tupl
         left_out = ("seed", "fit") if kind == "protect" else ("seed",)
         return key_of({k: v for k, v in identity.items() if k not in left_out}), ""
     training = identity if kind == "train" else upstream["train"]
-    victim = training["victim"]
     exact = {k: v for k, v in training.items() if k not in ("seed", "protect", "stage")}
     exact["defense"] = {k: v for k, v in training["defense"].items() if k != "fit"}
     exact |= {"stage": kind, "data": upstream["protect"]["data"]}
-    similar = f"{kind} {victim['name']} {victim['task']} {training['profile']} {training['defense']['name']}"
-    return key_of(exact), similar
+    return key_of(exact), _similar(kind, training, training["defense"]["name"])
+
+
+def _similar(kind: str, training: dict[str, Any], defense: str) -> str:
+    victim = training["victim"]
+    return f"{kind} {victim['name']} {victim['task']} {training['profile']} {defense}"
 
 
 def measured(store: Store) -> Iterator[tuple[tuple[str, str], Cost, dict[str, Any]]]:
@@ -140,14 +149,13 @@ def estimate_lines(plan: Plan, store: Store, execution: Execution) -> list[str]:
     for stage in plan.stages:
         if store.is_done(stage.kind, stage.key):
             continue
-        found = names(stage.identity, _upstream(stage.inputs, identities, inputs))
+        upstream = _upstream(stage.inputs, identities, inputs)
         iterations = stage.identity.get("victim", {}).get("options", {}).get("iterations")
-        for source, book in known:
-            cost = book.find(*found, iterations)
-            if cost is not None:
-                costs[stage.id] = cost
-                sources[source] += 1
-                break
+        found = _found(names(stage.identity, upstream), iterations, known)
+        found = found or _bound(stage, upstream, iterations, known)
+        if found:
+            costs[stage.id], source = found
+            sources[source] += 1
         else:
             unknown.append(stage)
     left = len(costs) + len(unknown)
@@ -168,6 +176,31 @@ def estimate_lines(plan: Plan, store: Store, execution: Execution) -> list[str]:
         more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
         lines.append(f"estimate: unknown for {len(unknown)} of {left} stages: {', '.join(labels[:3])}{more}")
     return lines
+
+
+def _found(name: tuple[str, str], iterations: int | None, books: Books) -> tuple[Cost, str] | None:
+    """The cost of what has these names, and where it was measured: in the first book that has it."""
+    for source, book in books:
+        cost = book.find(*name, iterations)
+        if cost is not None:
+            return cost, source
+    return None
+
+
+def _bound(
+    stage: Stage, upstream: dict[str, dict[str, Any]], iterations: int | None, books: Books
+) -> tuple[Cost, str] | None:
+    """What a stage costs at most if the defense takes what it declares; None if the plain one is unknown."""
+    if stage.kind not in ("train", "evaluate"):
+        return None
+    training = stage.identity if stage.kind == "train" else upstream["train"]
+    plain = _found(("", _similar(stage.kind, training, "none")), iterations, books)
+    if plain is None:
+        return None
+    factor = (
+        registry.load("defense", training["defense"]["name"]).time_factor if stage.kind == "train" else 1.0
+    )
+    return replace(plain[0], seconds=factor * plain[0].seconds), "what the defense declares at most"
 
 
 def _middle(costs: Iterable[Cost]) -> Cost:

@@ -83,6 +83,18 @@ def test_a_longer_training_is_estimated_by_its_iterations(store: Store) -> None:
     assert other[-1].startswith("estimate: unknown for 2 of 2 stages: train deeplabv3")
 
 
+def test_a_defense_that_was_never_run_takes_what_it_declares_at_most(store: Store) -> None:
+    for stage in plan_of(store).stages:
+        finish(store, stage)
+    (at,) = lines(store, plan_of(store, defenses=["at"]))
+    # The data are there; 5 x 50 s of training, 5 s of evaluation.
+    assert at.startswith("estimate: 4 min 15 s of work") and "2 from what the defense declares at most" in at
+    (seen,) = lines(store, plan_of(store, defenses=["none", "gaussian"]))
+    assert seen.startswith("estimate: 55 s of work")
+    other = lines(store, plan_of(store, victims=["deeplabv3"], defenses=["at"]))
+    assert other[-1].startswith("estimate: unknown for 2 of 2 stages")
+
+
 def test_a_damaged_stage_is_passed_over(store: Store) -> None:
     plan = plan_of(store)
     for stage in plan.stages:
