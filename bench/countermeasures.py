@@ -4,39 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench import registry
+from bench.defense import PreprocessingOptions
+
 BUILT_IN = {"apply_to": "both"}
 """Options of a defense that the attacker builds into his network: test images go through it, too."""
 
 
-PREPROCESSING = frozenset(
-    {
-        "grayscale",
-        "bit_depth",
-        "gaussian",
-        "median",
-        "total_variation",
-        "jpeg",
-        "resize",
-        "orthogonal_projection",
-        "purifier",
-    }
-)
-"""What changes every image in one way, so that it can be built in."""
-
-
-def _both_ways(*names: str) -> tuple[str | dict[str, Any], ...]:
-    """The defenses, and once more, built in, those that can be."""
-    return (*names, *({"name": name, "options": BUILT_IN} for name in names if name in PREPROCESSING))
-
-
-def listed(name: str) -> tuple[dict[str, Any], ...]:
-    """The countermeasures of a list, each with its name and options."""
-    return tuple({"name": each, "options": {}} if isinstance(each, str) else each for each in LISTS[name])
-
-
-LISTS: dict[str, tuple[str | dict[str, Any], ...]] = {
+LISTS: dict[str, tuple[str, ...]] = {
     "paper": ("none", "gaussian", "jpeg", "at", "ddc_at"),
-    "best": _both_ways(
+    "best": (
         "none",
         "grayscale",
         "bit_depth",
@@ -52,7 +29,7 @@ LISTS: dict[str, tuple[str | dict[str, Any], ...]] = {
         "ueraser",
         "at",
     ),
-    "all": _both_ways(
+    "all": (
         "none",
         "grayscale",
         "bit_depth",
@@ -80,5 +57,18 @@ LISTS: dict[str, tuple[str | dict[str, Any], ...]] = {
 }
 """`paper`: those of UnSeg's table 4. `best`: one of each kind: squeezing (Liu et al., ICML 2023), smoothing, new noise,
 projection, learned purification, mixing, colour, adversarial augmentation and adversarial training. The best score
-per protector among them is the protection that a data owner really gets. `all`: every defense of this package.
-What changes images in one way stands in both twice: for training images alone, and built into the network."""
+per protector among them is the protection that a data owner really gets. `all`: every defense of this package."""
+
+
+def listed(name: str) -> tuple[dict[str, Any], ...]:
+    """The countermeasures of a list, each with its name and options.
+
+    What changes every image in one way stands in it twice, for training images alone and built into the network;
+    but for `paper`, whose victims see test images as they are.
+    """
+    plain = [{"name": each, "options": {}} for each in LISTS[name]]
+    if name == "paper":
+        return tuple(plain)
+    options = {each: registry.load("defense", each).Options for each in LISTS[name]}
+    built_in = [each for each in LISTS[name] if issubclass(options[each], PreprocessingOptions)]
+    return (*plain, *({"name": each, "options": BUILT_IN} for each in built_in))

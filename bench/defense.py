@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.datasets.base import Annotation
 from bench.learner import Learner
-from bench.options import PluginOptions
+from bench.plugin import PluginOptions
 
 if TYPE_CHECKING:
     from bench.training.procedure import Procedure

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.options import PluginOptions
+from bench.plugin import Plugin
 
 if TYPE_CHECKING:
     from bench.datasets.base import Dataset
@@ -35,38 +34,21 @@ class FitContext:
     loader_workers: int = 0
 
 
-class Learner(ABC):
+class Learner(Plugin):
     """A plugin with options that may have to learn from datasets before it is used.
 
     One that learns sets `learns = True` and implements `fit` and `load`.
 
-    Attributes:
-        name: Registered name.
-        version: Raised whenever outputs change for the same options; part of the key.
+    Attributes, besides those of `Plugin`:
         learns: Whether `fit` has to run first.
         shares_fit: Whether `fit` may run in several processes of one `torch.distributed` group at a time, each
             with a share of the work; the first writes the state.
         deployment_options: Options that `fit` does not read: they are no part of its key.
-        summary: One line for `bench ls`.
-        paper: Where the method comes from; may be empty.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
     learns: ClassVar[bool] = False
     shares_fit: ClassVar[bool] = False
     deployment_options: ClassVar[frozenset[str]] = frozenset()
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    Options: ClassVar[type[PluginOptions]] = PluginOptions
-
-    def __init__(self, options: PluginOptions | None = None) -> None:
-        self.options = options or self.Options()
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> PluginOptions:
-        """Fills in what the user left open, by profile. The result is what enters the key."""
-        return cls.Options(**given)
 
     @property
     def trains(self) -> bool:

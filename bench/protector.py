@@ -13,7 +13,7 @@ from bench.budget import Budget, add_noise
 from bench.datasets.base import Annotation
 from bench.errors import ContractViolation, UsageError
 from bench.learner import Learner
-from bench.options import PluginOptions
+from bench.plugin import PluginOptions
 from bench.protect.prompts import ObjectPrompt, Region, given_region, mask_annotation
 
 BAND_PIXELS = 1 << 16

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from bench.datasets.base import Category, Task
 from bench.errors import SpecError
-from bench.options import PluginOptions
+from bench.plugin import Plugin, PluginOptions
 
 Init = Literal["scratch", "imagenet", "sam"]
 
@@ -65,12 +65,10 @@ class TrainingRecipe:
     custom_imports: tuple[str, ...] = field(default=())
 
 
-class Victim(ABC):
+class Victim(Plugin):
     """A segmentation architecture with its training schedule at each profile.
 
-    Attributes:
-        name: Registered name.
-        version: Raised whenever outputs change for the same options; part of the key.
+    Attributes, besides those of `Plugin`:
         tasks: Tasks that it can be trained for, the default first. An instance may know fewer; none means that
             the user has to say which.
         inits: Starting weights that it knows.
@@ -78,24 +76,12 @@ class Victim(ABC):
             each pixel by itself: some defenses need that.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
     tasks: ClassVar[tuple[Task, ...]]
     inits: ClassVar[tuple[Init, ...]] = ("scratch",)
     per_pixel: bool = False
     Options: ClassVar[type[VictimOptions]] = VictimOptions
 
-    def __init__(self, options: VictimOptions | None = None) -> None:
-        self.options = options or self.Options()
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
-        """Fills in what the user left open, by profile. The result is what enters the key."""
-        return cls.Options(**given)
-
-    def check(self, init: Init) -> None:  # noqa: B027 - nothing to check is the common case
+    def check(self, init: Init) -> None:
         """Called before anything is computed: finds what would otherwise stop a training hours later.
 
         Args:

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from bench.datasets.shapes.scenes import SceneOptions, draw_scene
+from protectors.unseg import UnSeg
 from protectors.unseg.options import Geometry, UnSegOptions
-from protectors.unseg.profiles import profile_options
 from protectors.unseg.step import Batch, Learner, batch_loss, draw_batch
 from protectors.unseg.training import Training
 
@@ -37,7 +37,7 @@ def options_of(arguments: argparse.Namespace) -> UnSegOptions:
         "accumulation": arguments.accumulation,
     }
     if arguments.geometry == "compact":
-        return profile_options("cpu", fixed)
+        return UnSeg.resolve_options("cpu", fixed)
     size = arguments.image_size
     return UnSegOptions(
         generator=Geometry(image_size=size), surrogate=Geometry(image_size=size // 2), **fixed

@@ -38,10 +38,10 @@ from bench.protect.prompts import ObjectPrompt
 from bench.protect.request import Request
 from bench.protect.run import protect
 from bench.training.checkpoint import save_weights
+from protectors.unseg import UnSeg
 from protectors.unseg.deploy import load_generator, prompted_noise
 from protectors.unseg.generator import NoiseSam
 from protectors.unseg.options import UnSegOptions
-from protectors.unseg.profiles import profile_options
 from protectors.unseg.prompts import MASK_ON, Prompts
 from protectors.unseg.weights import OPTIONS, WEIGHTS
 
@@ -141,7 +141,6 @@ def official_attention(generator: NoiseSam) -> Iterator[None]:
 
 def time_command(request: Request, generator: NoiseSam) -> Timing:
     """The command's own work, from its first image to its last, on a generator that is loaded already."""
-    from protectors.unseg import UnSeg
 
     clock, plain_load = EncoderClock(), UnSeg.load
     UnSeg.load = lambda self, state_dir, device: generator
@@ -171,7 +170,7 @@ def passes_by_prompts(generator: NoiseSam) -> list[int]:
 
 def random_generator(folder: Path, geometry: str) -> Path:
     """A generator with random weights: what it costs does not depend on them."""
-    options = UnSegOptions() if geometry == "vit_b" else profile_options("cpu", {})
+    options = UnSegOptions() if geometry == "vit_b" else UnSeg.resolve_options("cpu", {})
     torch.manual_seed(0)
     save_weights(folder / WEIGHTS, NoiseSam(options.generator, options.token_readout))
     stated = options.model_dump(

@@ -21,7 +21,7 @@ from bench.learner import FitContext
 if TYPE_CHECKING:
     from bench.datasets.base import Dataset
 
-PROFILES: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "ci": {"width": 8, "iterations": 30},
     "cpu": {},
     "gpu": {"width": 64, "iterations": 20_000, "batch_size": 64, "patch": 64},
@@ -57,12 +57,8 @@ class Purifier(Defense):
     paper: ClassVar[str] = "after Dolatabadi et al., The Devil's Advocate, SaTML 2024, arXiv 2303.08500"
     learns: ClassVar[bool] = True
     Options: ClassVar[type[DefenseOptions]] = PurifierOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     options: PurifierOptions
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> PurifierOptions:
-        """Fills in what the user left open, by profile."""
-        return PurifierOptions(**{**PROFILES[profile], **given})
 
     def fit(self, datasets: Sequence[Dataset], context: FitContext) -> None:
         """Trains the denoiser; see `defenses.purifier_network.fit`."""

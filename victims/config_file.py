@@ -34,7 +34,7 @@ from victims.config_file_reading import (
 )
 from victims.recipes import count_things
 
-PROFILES: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "ci": {"iterations": 4, "batch_size": 2, "image_size": 64},
     "cpu": {"iterations": 500, "batch_size": 4, "image_size": 128},
     "gpu": {"iterations": 5000, "image_size": 256},
@@ -98,6 +98,7 @@ class ConfigFile(Victim):
     tasks: tuple[Task, ...] = tuple(task for task in TASKS if task != "interactive")  # type: ignore[misc]
     inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
     Options: ClassVar[type[VictimOptions]] = ConfigFileOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     def __init__(self, options: VictimOptions | None = None) -> None:
         if options is None:
@@ -144,7 +145,7 @@ class ConfigFile(Victim):
         """
         if "config" not in given:
             raise SpecError(NO_CONFIG)
-        return cls.Options(**{**PROFILES[profile], **given})
+        return super().resolve_options(profile, given)
 
     def check(self, init: Init) -> None:
         """See `Victim.check`.

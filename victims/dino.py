@@ -109,11 +109,7 @@ class DINO(Victim):
     tasks: ClassVar[tuple[Task, ...]] = ("detection",)
     inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
     Options: ClassVar[type[VictimOptions]] = DINOOptions
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
-        """The profile's preset with `given` on top."""
-        return cls.Options(**{**PRESETS[profile], **given})
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
         """See `Victim.recipe`.

@@ -197,11 +197,12 @@ class RSPrompter(Victim):
     tasks: ClassVar[tuple[Task, ...]] = ("instance",)
     inits: ClassVar[tuple[Init, ...]] = ("scratch", "sam")
     Options: ClassVar[type[VictimOptions]] = RSPrompterOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     @classmethod
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
         """The profile's preset, the protocol's numbers on top, and `given` on top of both."""
-        preset = dict(PRESETS[profile])
+        preset = dict(cls.preset(profile))
         protocol = given.get("protocol", preset.get("protocol"))
         if protocol in PROTOCOLS:
             preset |= PROTOCOLS[protocol].get(given.get("variant", "anchor"), {})

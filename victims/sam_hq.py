@@ -104,11 +104,12 @@ class SamHQ(Victim):
     tasks: ClassVar[tuple[Task, ...]] = ("interactive",)
     inits: ClassVar[tuple[Init, ...]] = ("scratch", "sam")
     Options: ClassVar[type[VictimOptions]] = SamHQOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     @classmethod
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
         """The profile's preset with `given` on top."""
-        return cls.Options(**sam.resolve(PRESETS[profile], given))
+        return cls.Options(**sam.resolve(cls.preset(profile), given))
 
     def recipe(self, data: DataInfo, task: Task, init: Init, profile: str) -> TrainingRecipe:
         """See `Victim.recipe`.

@@ -72,7 +72,6 @@ class SemanticVictim(Victim):
     """A victim that predicts one label map. A subclass gives presets and a model; the recipe is shared.
 
     Attributes:
-        presets: Options by profile.
         custom_imports: Modules that register what the model is built of.
         pools_globally: Whether a batch norm follows a pooling over the whole image, which leaves it one value
             per image.
@@ -81,14 +80,8 @@ class SemanticVictim(Victim):
     inits: ClassVar[tuple[Init, ...]] = ("scratch", "imagenet")
     per_pixel = True
     Options: ClassVar[type[VictimOptions]] = SemanticOptions
-    presets: ClassVar[dict[str, dict[str, Any]]]
     custom_imports: ClassVar[tuple[str, ...]] = ()
     pools_globally: ClassVar[bool] = False
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
-        """The profile's preset with `given` on top."""
-        return cls.Options(**{**cls.presets[profile], **given})
 
     @property
     def divisor(self) -> int:

@@ -77,7 +77,7 @@ class EncoderVictim(semantic.SemanticVictim):
     @classmethod
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
         """The profile's preset with `given` on top. Another encoder than the preset's keeps its own shape."""
-        encoder = cls.presets[profile].get("encoder", COMPACT)
+        encoder = cls.preset(profile).get("encoder", COMPACT)
         own_shape: dict[str, Any] = {}
         if given.get("encoder", encoder) != encoder:
             own_shape = {"encoder_arguments": {}}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench.options import PluginOptions
+from bench.plugin import Plugin, PluginOptions
 
 VOID = 255
 """Label of pixels that count neither in a loss nor in a metric."""
@@ -69,14 +69,13 @@ class DatasetOptions(PluginOptions):
     """Options common to all adapters; an adapter may subclass it. All of them are identity."""
 
 
-class Dataset(ABC):
+class Dataset(Plugin):
     """A segmentation dataset in its own layout.
 
     The constructor is cheap and validates nothing but its arguments; `check` validates the layout.
     Ids, and so all derived randomness, never depend on where the folder lies.
 
-    Attributes:
-        name: Registered name.
+    Attributes, besides those of `Plugin`:
         version: Raised whenever the same folder and options would decode to other pixels or labels; part of
             the key.
         root: The folder that holds the layout. The constructor may correct a root that lies one level too
@@ -87,9 +86,6 @@ class Dataset(ABC):
         categories: Names of the things and stuff of `Annotation.segments`; empty without segments.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-    summary: ClassVar[str] = ""
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     generated: ClassVar[bool] = False
     """True if the dataset is drawn by code: `generate` writes it, and no folder is asked for."""
@@ -98,13 +94,8 @@ class Dataset(ABC):
     categories: tuple[Category, ...] = ()
 
     def __init__(self, root: Path, options: DatasetOptions | None = None) -> None:
+        super().__init__(options)
         self.root = Path(root)
-        self.options = options or self.Options()
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> DatasetOptions:
-        """Fills in what the user left open, by profile. The result is what enters the key."""
-        return cls.Options(**given)
 
     def generate(self, report: Callable[[int, int, str], None] = lambda done, total, note: None) -> None:
         """Draws the dataset into `root`, an empty or absent folder. Only where `generated`.

@@ -18,7 +18,7 @@ from bench.protect.prompts import ObjectPrompt, Region, mask_annotation
 from bench.protector import ImportedState, Protector
 from protectors.unseg.checkpoints import RANDOM, obtain
 from protectors.unseg.options import UnSegOptions
-from protectors.unseg.profiles import profile_options
+from protectors.unseg.profiles import PRESETS, completed
 
 __all__ = ["UnSeg", "UnSegOptions"]
 
@@ -37,12 +37,13 @@ class UnSeg(Protector):
     summary = "noise generator on SAM, trained in turns with an interactive segmentation network"
     paper = "arXiv 2410.09909"
     Options = UnSegOptions
+    presets = PRESETS
     options: UnSegOptions
 
     @classmethod
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> UnSegOptions:
         """The profile's settings, with those in `given` in their place; a partial geometry is filled up."""
-        return profile_options(profile, given)
+        return completed(cls.preset(profile), given)
 
     @classmethod
     def import_state(cls, file: Path, given: dict[str, Any]) -> ImportedState:

@@ -59,7 +59,7 @@ _CPU = {
     "jitter": (1.0, 1.0),
     "cache_images": 4000,
 }
-PROFILES: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "ci": {**_CPU, "phases": 5, "phase_steps": 2, "batch_size": 2},
     "cpu": _CPU,
     "gpu": {
@@ -78,34 +78,32 @@ PROFILES: dict[str, dict[str, Any]] = {
 NETWORKS: tuple[Network, ...] = ("generator", "surrogate")
 
 
-def profile_options(profile: str, given: dict[str, Any]) -> UnSegOptions:
-    """The options of a profile with `given` in their place.
+def completed(preset: dict[str, Any], given: dict[str, Any]) -> UnSegOptions:
+    """The options of a preset with `given` in their place.
 
     Pretrained weights bring the geometry that they were trained with (a file that is not in the catalogue
     that of the paper), and leave only the noise parts of the generator to be trained. A trained generator
     brings all that describes it.
 
     Args:
-        profile: `ci`, `cpu`, `gpu` or `paper`.
+        preset: Fields of `UnSegOptions`, as in `PRESETS`.
         given: Fields of `UnSegOptions`; of a geometry, those that differ from the profile's are enough.
             `generator_init`, `surrogate_init` and `weights` may be paths: what lies there is imported into
             the user's cache.
 
     Raises:
-        SpecError: There is no such profile, no such weights, or they do not go with the other options.
+        SpecError: There are no such weights, or they do not go with the other options.
     """
-    if profile not in PROFILES:
-        raise SpecError(f"unseg has no profile '{profile}'; choose one of {', '.join(PROFILES)}")
     if given.get("weights") is not None:
         return _trained(given)
-    merged = {**PROFILES[profile], **given}
+    merged = {**preset, **given}
     for network in NETWORKS:
         reference = checkpoints.resolve(str(merged.get(f"{network}_init", RANDOM)), network)
         merged[f"{network}_init"] = reference
-        base = PROFILES[profile].get(network, {})
+        base = preset.get(network, {})
         if reference != RANDOM:
             checkpoint = checkpoints.known(reference)
-            base = dict(checkpoint.geometry) if checkpoint else PROFILES["paper"].get(network, {})
+            base = dict(checkpoint.geometry) if checkpoint else PRESETS["paper"].get(network, {})
         own = given.get(network, {})
         if isinstance(own, dict):
             if "encoder" in own and own["encoder"] != base.get("encoder", "vit"):

@@ -28,7 +28,7 @@ from bench.datasets.imageio import (
 )
 from bench.datasets.layout import first_few, link_or_copy, plural, require_root
 from bench.datasets.shapes.scenes import CLASSES, Scene, SceneOptions, draw_scene
-from bench.errors import DatasetError, SpecError
+from bench.errors import DatasetError
 from bench.seeds import derive_seed
 
 IDENTITY = "shapes.json"
@@ -39,7 +39,7 @@ BACKGROUND_CATEGORY = len(CLASSES) + 1
 
 VOC_ROOT = PurePosixPath("VOCdevkit/VOC2012")
 
-PROFILES: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, int]] = {
     "ci": {"train_images": 12, "val_images": 6, "image_size": 64},
     "cpu": {"train_images": 800, "val_images": 250, "image_size": 64},
     "gpu": {"train_images": 4000, "val_images": 500, "image_size": 128},
@@ -63,9 +63,9 @@ class ShapesOptions(DatasetOptions):
         pixel_noise: Standard deviation of the sensor noise, image range [0, 1].
     """
 
-    train_images: int = Field(default=PROFILES["cpu"]["train_images"], ge=1, le=1_000_000)
-    val_images: int = Field(default=PROFILES["cpu"]["val_images"], ge=1, le=1_000_000)
-    image_size: int = Field(default=PROFILES["cpu"]["image_size"], ge=16, le=2048)
+    train_images: int = Field(default=PRESETS["cpu"]["train_images"], ge=1, le=1_000_000)
+    val_images: int = Field(default=PRESETS["cpu"]["val_images"], ge=1, le=1_000_000)
+    image_size: int = Field(default=PRESETS["cpu"]["image_size"], ge=16, le=2048)
     seed: int = Field(default=0, ge=0)
     min_objects: int = Field(default=SceneOptions.min_objects, ge=0)
     max_objects: int = Field(default=SceneOptions.max_objects, ge=1, le=100)
@@ -105,6 +105,7 @@ class Shapes(FolderDataset):
     summary = "drawn scenes, no download; class by outline only, with distractors; all tasks"
     generated = True
     Options = ShapesOptions
+    presets = PRESETS
     options: ShapesOptions
     tasks = frozenset(TASKS)
     classes = ("background", *CLASSES)
@@ -112,17 +113,6 @@ class Shapes(FolderDataset):
         *(Category(name, is_thing=True) for name in CLASSES),
         Category("background", is_thing=False),
     )
-
-    @classmethod
-    def resolve_options(cls, profile: str, given: dict[str, Any]) -> ShapesOptions:
-        """Numbers of images and their size by profile, unless given.
-
-        Raises:
-            SpecError: There is no such profile.
-        """
-        if profile not in PROFILES:
-            raise SpecError(f"shapes has no profile '{profile}'; choose one of {', '.join(PROFILES)}")
-        return cls.Options(**{**PROFILES[profile], **given})
 
     def nominal_side(self) -> int:
         """The side of the scenes; known before they are drawn."""

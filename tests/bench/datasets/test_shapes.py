@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from bench.datasets.base import SPLITS
 from bench.datasets.image_mask import ImageMask
-from bench.datasets.shapes.dataset import PROFILES, Shapes
+from bench.datasets.shapes.dataset import PRESETS, Shapes
 from bench.datasets.shapes.scenes import draw_scene
 from bench.datasets.voc import VOC2012
 from bench.errors import DatasetError, SpecError
@@ -202,7 +202,7 @@ def test_torchvision_reads_a_jpeg_copy(shapes, tools, tmp_path):
 
 
 def test_profiles():
-    sizes = {name: Shapes.resolve_options(name, {}) for name in PROFILES}
+    sizes = {name: Shapes.resolve_options(name, {}) for name in PRESETS}
     assert sizes["cpu"] == Shapes.Options()
     assert (sizes["ci"].train_images, sizes["ci"].val_images, sizes["ci"].image_size) == (12, 6, 64)
     assert (
