@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from bench.victim import Task, VictimOptions
+from victims import semantic
 from victims.semantic_encoders import COMPACT_ARGUMENTS, LITE0, EncoderOptions, EncoderVictim
 
 
@@ -57,23 +58,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "scale_range": (0.75, 1.25),
         "mixed_precision": True,
     },
-    # Not a victim of the UnSeg paper. The schedule is DeepLabV3's here, with the output stride and rates that
-    # the authors of DeepLabV3+ train with, and batch norm of one process.
-    "paper": FULL_SIZE
-    | {
-        "epochs": 50,
-        "batch_size": 16,
-        "optimizer": "sgd",
-        "learning_rate": 0.01,
-        "head_rate_factor": 10.0,
-        "weight_decay": 1e-4,
-        "image_size": 512,
-        "crop_size": 512,
-        "shift": 0,
-        "scale_range": (0.5, 2.0),
-        "symmetries": "horizontal",
-        "dice_weight": 0.0,
-    },
+    # Not a victim of the UnSeg paper. The schedule is DeepLabV3's, with the output stride and rates that the
+    # authors of DeepLabV3+ train with.
+    "paper": FULL_SIZE | semantic.PASCAL_SCHEDULE | {"crop_size": 512},
 }
 
 LITE0_SHAPES: dict[str, dict[str, Any]] = {

@@ -68,6 +68,23 @@ class SemanticOptions(VictimOptions):
     mixed_precision: bool = False
 
 
+PASCAL_SCHEDULE: dict[str, Any] = {
+    "epochs": 50,
+    "batch_size": 16,
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "head_rate_factor": 10.0,
+    "weight_decay": 1e-4,
+    "image_size": 512,
+    "shift": 0,
+    "scale_range": (0.5, 2.0),
+    "symmetries": "horizontal",
+    "dice_weight": 0.0,
+}
+"""That of the adversarial-training code that table 4 of UnSeg points to, on Pascal VOC, but for its batch norm over
+several processes: ours is that of one."""
+
+
 class SemanticVictim(Victim):
     """A victim that predicts one label map. A subclass gives presets and a model; the recipe is shared.
 
