@@ -108,8 +108,9 @@ def _worst_case(
 
 
 def _variant(column: Column, columns: list[Column]) -> str:
-    """The defense's name, with the options in which it differs from others of its name."""
+    """The defense's name, with the options in which it differs from others of its name, and what it learned from."""
     mine = column.defense_options
     others = [c.defense_options for c in columns if c.defense_name == column.defense_name]
     told = [f"{k}={v}" for k, v in mine.items() if any(other.get(k) != v for other in others)]
+    told += [f"learned from {column.learned_from}"] if column.learned_from else []
     return f"{column.defense_name} ({', '.join(told)})" if told else column.defense_name

@@ -86,6 +86,7 @@ class Column:
         defense: Name and options of the defense.
         defense_name: Its name alone.
         defense_options: Its options.
+        learned_from: Datasets that it learned from; empty where it did not, or as it does by default.
         needs: What an attacker needs for it besides the protected images, and how much longer the training may
             take, as it declares; empty for nothing, and for a defense that is not installed.
         needs_clean: Whether that includes clean images with labels.
@@ -103,6 +104,7 @@ class Column:
     defense: str
     defense_name: str
     defense_options: dict[str, Any]
+    learned_from: str
     needs: str
     needs_clean: bool
     profile: str
@@ -226,6 +228,7 @@ def _column(store: Store, records: list[Record], names: dict[str, str], victim: 
         defense=_defense_label(cell["defense"]),
         defense_name=cell["defense"]["name"],
         defense_options=cell["defense"]["options"],
+        learned_from=_learned_from(cell["defense"]),
         needs=needs,
         needs_clean=needs_clean,
         profile=cell["profile"],
@@ -357,9 +360,13 @@ def _dataset_label(dataset: dict[str, Any]) -> str:
 def _defense_label(defense: dict[str, Any]) -> str:
     told = {k: v for k, v in sorted(defense["options"].items()) if v is not None and v is not False}
     options = [f"{k}={v}" for k, v in told.items()]
-    if defense.get("fit_on"):
-        options.append("learned from " + " and ".join(_dataset_label(d) for d in defense["fit_on"]))
+    if learned_from := _learned_from(defense):
+        options.append(f"learned from {learned_from}")
     return f"{defense['name']} ({', '.join(options)})" if options else defense["name"]
+
+
+def _learned_from(defense: dict[str, Any]) -> str:
+    return " and ".join(_dataset_label(dataset) for dataset in defense.get("fit_on", []))
 
 
 def _needs(name: str) -> tuple[str, bool]:

@@ -19,8 +19,10 @@ SPECS = Path(__file__).parents[3] / "specs"
 PAPER, CPU = (sorted((SPECS / profile).glob("*.toml")) for profile in ("paper", "cpu"))
 TABLES = {f"table{number:02}" for number in (2, 3, 4, 5, 6, 7, 9, 11)}
 FIGURES = {f"figure{name}" for name in ("03", "04", "05a", "05b", "05c")}
-OWN = {"readme", "countermeasures"}
+OWN = {"readme", "countermeasures", "countermeasures_photographs"}
 """Tables that are ours and not the paper's."""
+PHOTOGRAPHS = SPECS / "cpu" / "countermeasures_photographs.toml"
+"""The one at `cpu` size that wants data."""
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +44,16 @@ def data(tools, tmp_path_factory) -> Path:
     make_instances(data / "WHU", jsons, ("imgs/train/image", "imgs/test/image"))
     tools.make_hqseg44k(data / "sam-hq-training")
     tools.make_pairs(data / "Kvasir-SEG")
+    for name in ("SOD", "WeizmannHorse"):
+        tools.make_pairs(data / "saliency" / name, "im", "gt")
     lung = tools.make_pairs(data / "lung", "CXR_png", "masks", lists=False)
     (lung / "masks" / f"{tools.train[0]}.jpg").unlink()
-    (above / "specs").mkdir()
-    shutil.copytree(SPECS / "paper", above / "specs" / "paper")
+    shutil.copytree(SPECS, above / "specs")
     return above
 
 
 def test_every_table_and_figure_has_a_spec_of_both_sizes() -> None:
-    assert {path.stem for path in PAPER} == TABLES | FIGURES
+    assert {path.stem for path in PAPER} == TABLES | FIGURES | {"countermeasures"}
     assert {path.stem for path in CPU} == TABLES | FIGURES | OWN
 
 
@@ -65,12 +68,13 @@ def test_the_papers_specs_are_planned(path: Path, data: Path, tmp_path: Path, mo
     labels = {cell.label for cell in plan.cells}
     assert "clean" in labels and any(label.startswith("unseg") for label in labels)
     assert sum(label.startswith("random") for label in labels) >= 2
-    for stage in plan.stages:
-        if stage.kind == "fit":  # the generator learns from HQSeg-44K and from nothing else
-            assert [opening["name"] for opening in stage.datasets.values()] == ["hqseg44k"]
+    generators = [s for s in plan.stages if s.kind == "fit" and s.identity.get("protector") == "unseg"]
+    assert generators
+    for stage in generators:  # they learn from HQSeg-44K and from nothing else
+        assert [opening["name"] for opening in stage.datasets.values()] == ["hqseg44k"]
 
 
-@pytest.mark.parametrize("path", CPU, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in CPU if path != PHOTOGRAPHS], ids=lambda path: path.stem)
 def test_specs_that_run_here_are_planned_and_say_what_they_leave_out(path: Path, tmp_path: Path) -> None:
     matrices = read_matrices(path)
     plan = make_plan(matrices, Store(tmp_path))
@@ -79,6 +83,19 @@ def test_specs_that_run_here_are_planned_and_say_what_they_leave_out(path: Path,
     assert "clean" in labels and any(label.startswith("unseg") for label in labels)
     if path.stem not in ("readme", "figure03"):
         assert "Left out" in path.read_text(encoding="utf-8")
+
+
+def test_photographs_are_planned_with_generator_and_purifier_that_never_saw_them(
+    data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(Victim, "check", lambda self, init: None)
+    plan = make_plan(read_matrices(data / PHOTOGRAPHS.relative_to(SPECS.parent)), Store(tmp_path))
+    fits = [
+        sorted(o["name"] for o in stage.datasets.values()) for stage in plan.stages if stage.kind == "fit"
+    ]
+    assert sorted(fits) == [["image_mask"], ["image_mask", "shapes"], ["shapes"]]
+    assert {cell.cell.dataset.name for cell in plan.cells} == {"voc", "image_mask"}
+    assert "Left out" in PHOTOGRAPHS.read_text(encoding="utf-8")
 
 
 def test_the_same_trainings_are_run_once(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas
 import pytest
 
 from bench.datasets.base import Annotation
+from bench.keys import key_of
 from bench.metrics.base import for_task
 from bench.metrics.prediction import SemanticPrediction
 from bench.plan import PlannedCell
@@ -48,6 +49,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
         **changes: Any,
     ) -> dict[str, Any]:
         budget = {"kind": changes.pop("budget", "mask"), "epsilon": 8, "epsilon_background": 2}
+        more = changes.pop("defense_with", {})
         options, noise = changes.pop("options", {}), changes.pop("noise", None)
         victim = {"name": changes.pop("victim", "unetplusplus"), "init": changes.pop("init", "scratch")}
         cell = validated(
@@ -56,7 +58,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
                 "dataset": {"name": "shapes", "options": {"image_size": 64}},
                 "protector": {"name": protector, "budget": budget, "options": options},
                 "victim": {**victim, "task": "semantic", "options": changes.pop("victim_options", {})},
-                "defense": {"name": defense},
+                "defense": {"name": defense, **more},
                 "profile": profile,
                 "seed": seed,
                 "clean_ratio": changes.pop("clean_ratio", 0.0),
@@ -66,6 +68,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
         key = f"{protector}-{budget['kind']}-{seed}-{defense}-{cell.victim.name}-{victim['init']}-{profile}"
         key += f"-{cell.clean_ratio}" if cell.clean_ratio else ""
         key += "".join(f"-{name}-{value}" for name, value in {**options, **cell.victim.options}.items())
+        key += "".join(f"-{key_of(value)}" for value in more.values())
         planned = PlannedCell(cell, protector, {"protect": f"data-{protector}", "evaluate": key})
         if status != "done":
             return _write(store, {**_head(planned, status), "reason": "it broke"})

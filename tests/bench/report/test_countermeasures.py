@@ -109,3 +109,15 @@ def test_a_victim_that_learned_nothing_is_marked_in_its_row(store: Store, add_re
     for defense in ACCURACY:
         add_record(0.3 if defense == "gaussian" else 0.9, defense=defense)
     assert {name for name in by_name(table_of(store)) if "invalid" in name} == {"gaussian (invalid)"}
+
+
+def test_settings_of_one_countermeasure_are_told_apart(store: Store, add_record: Add) -> None:
+    for defense in ACCURACY:
+        options = {"defense_with": {"options": {"quality": 10}}} if defense == "jpeg" else {}
+        add_record(0.9, defense=defense, **options)
+    add_record(0.8, defense="jpeg", defense_with={"options": {"quality": 50}})
+    photographs = [{"name": "image_mask", "image_size": 64, "root": "/data/saliency"}]
+    add_record(0.7, defense="purifier", defense_with={"fit_on": photographs})
+    names = set(by_name(table_of(store)))
+    assert {"jpeg (quality=10)", "jpeg (quality=50)", "at"} <= names
+    assert {"purifier", "purifier (learned from image_mask 64 px)"} <= names
