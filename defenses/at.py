@@ -52,6 +52,7 @@ class AdversarialTraining(Defense):
         "adversarial training: half of each batch adversarial, PGD on the victim's own loss"
     )
     paper: ClassVar[str] = "Madry et al., ICLR 2018, arXiv 1706.06083"
+    clean_drop: ClassVar[float | None] = 49.0
     time_factor: ClassVar[float] = 5.0
     Options: ClassVar[type[DefenseOptions]] = AdversarialOptions
     options: AdversarialOptions

@@ -30,6 +30,7 @@ class BitDepth(Defense):
     name: ClassVar[str] = "bit_depth"
     summary: ClassVar[str] = "fewer bits per channel, 2 by default"
     paper: ClassVar[str] = "Liu et al., Image Shortcut Squeezing, ICML 2023, arXiv 2301.13838"
+    clean_drop: ClassVar[float | None] = 43.0
     time_factor: ClassVar[float] = 1.01
     Options: ClassVar[type[DefenseOptions]] = BitDepthOptions
     options: BitDepthOptions

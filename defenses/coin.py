@@ -52,6 +52,7 @@ class Coin(Defense):
     paper: ClassVar[str] = (
         "Li et al., Detecting and Corrupting Convolution-based Unlearnable Examples, AAAI 2025, arXiv 2311.18403"
     )
+    clean_drop: ClassVar[float | None] = 37.0
     time_factor: ClassVar[float] = 1.01
     Options: ClassVar[type[DefenseOptions]] = CoinOptions
     options: CoinOptions

@@ -52,6 +52,7 @@ class ColorJitter(Defense):
 
     name: ClassVar[str] = "color_jitter"
     summary: ClassVar[str] = "random brightness, contrast, saturation and hue, new at every draw"
+    clean_drop: ClassVar[float | None] = 9.0
     time_factor: ClassVar[float] = 1.03
     Options: ClassVar[type[DefenseOptions]] = ColorJitterOptions
     options: ColorJitterOptions

@@ -25,6 +25,7 @@ class DivideAndConquerTraining(Defense):
     )
     paper: ClassVar[str] = "Xu et al., ICCV 2021, arXiv 2003.06555"
     per_pixel: ClassVar[bool] = True
+    clean_drop: ClassVar[float | None] = 47.0
     time_factor: ClassVar[float] = 6.0
     Options: ClassVar[type[DefenseOptions]] = AdversarialOptions
     options: AdversarialOptions

@@ -29,6 +29,7 @@ class EarlyStop(Defense):
 
     name: ClassVar[str] = "early_stop"
     summary: ClassVar[str] = "the weights that do best on a few clean training images, which are held out"
+    clean_drop: ClassVar[float | None] = 1.0
     time_factor: ClassVar[float] = 1.1
     needs_clean: ClassVar[bool] = True
     Options: ClassVar[type[DefenseOptions]] = EarlyStopOptions

@@ -49,6 +49,7 @@ class GaussianBlur(Defense):
 
     name: ClassVar[str] = "gaussian"
     summary: ClassVar[str] = "Gaussian blur of the training images"
+    clean_drop: ClassVar[float | None] = 37.0
     Options: ClassVar[type[DefenseOptions]] = GaussianBlurOptions
     options: GaussianBlurOptions
 

@@ -31,6 +31,7 @@ class JPEGCompression(Defense):
     name: ClassVar[str] = "jpeg"
     summary: ClassVar[str] = "JPEG compression of the training images, quality 10 by default"
     paper: ClassVar[str] = "Liu et al., Image Shortcut Squeezing, ICML 2023, arXiv 2301.13838"
+    clean_drop: ClassVar[float | None] = 45.0
     Options: ClassVar[type[DefenseOptions]] = JPEGOptions
     options: JPEGOptions
 

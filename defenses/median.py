@@ -36,6 +36,7 @@ class MedianFilter(Defense):
     name: ClassVar[str] = "median"
     summary: ClassVar[str] = "median filter of the training images"
     paper: ClassVar[str] = "Liu et al., Image Shortcut Squeezing, ICML 2023, arXiv 2301.13838"
+    clean_drop: ClassVar[float | None] = 24.0
     Options: ClassVar[type[DefenseOptions]] = MedianFilterOptions
     options: MedianFilterOptions
 

@@ -12,3 +12,4 @@ class NoDefense(Defense):
 
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = "no countermeasure"
+    clean_drop: ClassVar[float | None] = 0.0

@@ -55,6 +55,7 @@ class Purifier(Defense):
     name: ClassVar[str] = "purifier"
     summary: ClassVar[str] = "a denoiser that learned on clean images of others cleans the training images"
     paper: ClassVar[str] = "after Dolatabadi et al., The Devil's Advocate, SaTML 2024, arXiv 2303.08500"
+    clean_drop: ClassVar[float | None] = 13.0
     learns: ClassVar[bool] = True
     Options: ClassVar[type[DefenseOptions]] = PurifierOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS

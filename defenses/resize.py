@@ -28,6 +28,7 @@ class Resize(Defense):
 
     name: ClassVar[str] = "resize"
     summary: ClassVar[str] = "training images shrunk to half their sides and enlarged again"
+    clean_drop: ClassVar[float | None] = 40.0
     time_factor: ClassVar[float] = 1.01
     Options: ClassVar[type[DefenseOptions]] = ResizeOptions
     options: ResizeOptions

@@ -22,6 +22,7 @@ class SegPGDTraining(Defense):
     summary: ClassVar[str] = "adversarial training with SegPGD, per-pixel victims"
     paper: ClassVar[str] = "Gu et al., ECCV 2022, arXiv 2207.12391"
     per_pixel: ClassVar[bool] = True
+    clean_drop: ClassVar[float | None] = 47.0
     time_factor: ClassVar[float] = 5.0
     Options: ClassVar[type[DefenseOptions]] = AdversarialOptions
     options: AdversarialOptions

@@ -58,6 +58,7 @@ class SharpenFrequency(Defense):
     paper: ClassVar[str] = (
         "Kim and Sandoval-Segura, Learning from Convolution-based Unlearnable Datasets, AdvML-Frontiers 2024"
     )
+    clean_drop: ClassVar[float | None] = 38.0
     time_factor: ClassVar[float] = 1.02
     Options: ClassVar[type[DefenseOptions]] = SharpenFrequencyOptions
     options: SharpenFrequencyOptions

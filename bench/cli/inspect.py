@@ -67,6 +67,8 @@ def _describe(listing: Any) -> str:
         parts.append(f"[{', '.join(tasks)}]")
     if getattr(plugin, "needs", None) and plugin.needs():
         parts.append(f"[needs {plugin.needs()}]")
+    if getattr(plugin, "clean_drop", None):
+        parts.append(f"[on clean images: up to {plugin.clean_drop:g} points less]")
     if listing.origin != "unseg-bench":
         parts.append(f"from {listing.origin}")
     return " ".join(part for part in parts if part)

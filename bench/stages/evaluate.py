@@ -111,5 +111,9 @@ def _score(
 def _write_parquet(scores: Scores, context: StageContext) -> None:
     import pandas
 
-    pandas.DataFrame(scores.per_image).to_parquet(context.folder / "per_image.parquet", index=False)
-    pandas.DataFrame(scores.per_class).to_parquet(context.folder / "per_class.parquet", index=False)
+    pandas.DataFrame(scores.per_image).to_parquet(
+        context.folder / "per_image.parquet", index=False, compression="zstd"
+    )
+    pandas.DataFrame(scores.per_class).to_parquet(
+        context.folder / "per_class.parquet", index=False, compression="zstd"
+    )
