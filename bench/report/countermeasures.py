@@ -74,22 +74,22 @@ def _table(columns: list[Column]) -> Table:
 def _attempts(column: Column, columns: list[Column], labels: list[str]) -> Iterator[_Attempt]:
     """One column's countermeasure, with all images protected and with each share of clean ones that was run."""
     mark = " (invalid)" if column.gate.state == "invalid" else ""
-    name = f"{_variant(column, columns)}{mark}"
+    name = _variant(column, columns)
     for ratio in sorted({row.clean_ratio for row in column.rows}):
         mine = [row for row in column.rows if row.clean_ratio == ratio]
         if not ratio:
-            yield _Attempt(name, column.needs, column.needs_clean, {row.label: row for row in mine})
+            yield _Attempt(f"{name}{mark}", column.needs, column.needs_clean, {row.label: row for row in mine})
             continue
         share = 100 * ratio
         needs = ", ".join([SOME_CLEAN.format(share), *([column.needs] if column.needs else [])])
         unprotected = next((row for row in mine if row.protector == "clean"), None)
         if unprotected:
             everywhere = {label: unprotected for label in labels}
-            yield _Attempt(f"{name}, {share:g} % of the images alone", needs, True, everywhere)
+            yield _Attempt(f"{name}, {share:g} % of the images alone{mark}", needs, True, everywhere)
         # A mixture is named after its protection; all clean is the row above, with nothing left out.
         by_protector = {row.protector: row for row in mine if row is not unprotected}
         if by_protector:
-            yield _Attempt(f"{name}, {share:g} % clean", needs, True, by_protector)
+            yield _Attempt(f"{name}, {share:g} % clean{mark}", needs, True, by_protector)
 
 
 def _worst_case(
