@@ -78,7 +78,9 @@ def _attempts(column: Column, columns: list[Column], labels: list[str]) -> Itera
     for ratio in sorted({row.clean_ratio for row in column.rows}):
         mine = [row for row in column.rows if row.clean_ratio == ratio]
         if not ratio:
-            yield _Attempt(f"{name}{mark}", column.needs, column.needs_clean, {row.label: row for row in mine})
+            yield _Attempt(
+                f"{name}{mark}", column.needs, column.needs_clean, {row.label: row for row in mine}
+            )
             continue
         share = 100 * ratio
         needs = ", ".join([SOME_CLEAN.format(share), *([column.needs] if column.needs else [])])

@@ -178,7 +178,7 @@ def test_segpgd_turns_more_pixels_over_than_pgd(unet) -> None:
     model, inputs, samples, _ = unet
     target = label_maps(samples)
     train = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(30):  # an untrained network has nothing to lose
+    for _ in range(10):  # an untrained network has nothing to lose
         train.zero_grad()
         model.parse_losses(model.loss(inputs, samples))[0].backward()
         train.step()
@@ -216,6 +216,30 @@ def test_half_of_the_batch_is_clean_and_half_is_attacked(unet) -> None:
     assert torch.equal(seen[-1][:2], inputs[:2])
     change = levels(model, seen[-1][2:]) - levels(model, inputs[2:])
     assert 7 < change.abs().max() <= 7.65 + 1e-3
+
+
+def test_without_strength_it_is_the_plain_training() -> None:
+    """What adversarial training costs on clean images is the attack's doing and nothing else's."""
+
+    def trained(strength: float | None) -> list[float]:
+        model, inputs, samples, _ = batch_of("unetplusplus", "semantic")
+        procedure = (
+            AdversarialTraining(AdversarialOptions(epsilon=strength)).procedure() if strength else None
+        )
+        steps, found = torch.optim.Adam(model.parameters(), 1e-3), []
+        for _ in range(10):
+            losses = procedure.losses(model, inputs, samples) if procedure else model.loss(inputs, samples)
+            total, _ = model.parse_losses(losses)
+            steps.zero_grad()
+            total.backward()
+            steps.step()
+            found.append(total.item())
+        return found
+
+    plain = trained(None)
+    assert plain[-1] < 0.9 * plain[0], plain
+    assert trained(1e-4) == pytest.approx(plain, rel=2e-3)
+    assert trained(30.0)[-1] > plain[-1] + 0.05
 
 
 def test_the_defaults_are_those_of_the_authors_code() -> None:
