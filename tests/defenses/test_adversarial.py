@@ -178,7 +178,7 @@ def test_segpgd_turns_more_pixels_over_than_pgd(unet) -> None:
     model, inputs, samples, _ = unet
     target = label_maps(samples)
     train = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(10):  # an untrained network has nothing to lose
+    for _ in range(30):  # an untrained network has nothing to lose
         train.zero_grad()
         model.parse_losses(model.loss(inputs, samples))[0].backward()
         train.step()
