@@ -155,25 +155,14 @@ def refused(capsys: pytest.CaptureFixture, *given: object) -> tuple[int, str]:
 def tiny_generator(folder: Path, **stated: Any) -> Path:
     """A generator with random weights."""
     import torch
+    from unseg_support import SMALL
 
     from bench.training.checkpoint import save_weights
     from protectors.unseg.generator import NoiseSam
     from protectors.unseg.options import Geometry
     from protectors.unseg.weights import OPTIONS, WEIGHTS
 
-    geometry = Geometry(
-        image_size=32,
-        patch_size=4,
-        embed_dim=16,
-        depth=2,
-        num_heads=2,
-        window_size=4,
-        global_blocks=(1,),
-        decoder_dim=16,
-        decoder_heads=2,
-        decoder_mlp_dim=16,
-        mask_channels=8,
-    )
+    geometry = Geometry(**SMALL)
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from memory_dataset import MemoryDataset
 
 from bench.datasets.base import TASKS, Annotation, Category, Dataset, Segment, Split
 from bench.datasets.shapes.scenes import CLASSES, draw_scene
@@ -14,7 +13,7 @@ from bench.defense import Defense
 from bench.victim import DataInfo, TrainingRecipe, Victim
 
 
-class MemoryShapes(Dataset):
+class MemoryShapes(MemoryDataset):
     """Scenes of `shapes`, cut to any size, drawn when asked for.
 
     Args:
@@ -28,27 +27,15 @@ class MemoryShapes(Dataset):
     def __init__(
         self, train: int = 6, val: int = 3, sizes: tuple[tuple[int, int], ...] = ((64, 64),)
     ) -> None:
-        super().__init__(Path("nowhere"))
+        super().__init__()
         self.tasks = frozenset(TASKS)
         self.classes = ("background", *CLASSES)
         self.categories = (Category("background", False), *(Category(name, True) for name in CLASSES))
         self._counts = {"train": train, "val": val}
         self._sizes = sizes
 
-    def check(self) -> None:
-        pass
-
     def ids(self, split: Split) -> tuple[str, ...]:
         return tuple(f"{split}{index}" for index in range(self._counts[split]))
-
-    def image_path(self, split: Split, image_id: str) -> Path:
-        return self.root / f"{image_id}.png"
-
-    def files(self) -> Iterator[Path]:
-        return iter(())
-
-    def write_copy(self, destination: Path, write_image: Callable[[str, Path, Path], Path]) -> None:
-        raise NotImplementedError
 
     def image(self, split: Split, image_id: str) -> np.ndarray:
         return self._scene(split, image_id)[0]

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from memory_dataset import MemoryDataset
 from torch import Tensor, nn
 
-from bench.datasets.base import Annotation, Category, Dataset, Segment
+from bench.datasets.base import Annotation, Category, Segment
 from bench.datasets.shapes.scenes import CLASSES, SceneOptions, draw_scene
 from bench.learner import FitContext
 
@@ -28,6 +29,19 @@ TINY = {
 }
 TINY_SAM = {name: value for name, value in TINY.items() if name != "relative_positions"}
 """As `TINY`, with SAM's relative positions."""
+SMALL = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "window_size": 4,
+    "global_blocks": (1,),
+    "decoder_dim": 16,
+    "decoder_heads": 2,
+    "decoder_mlp_dim": 16,
+    "mask_channels": 8,
+}
 QUICK = {
     "generator": TINY,
     "surrogate": TINY,
@@ -38,7 +52,7 @@ QUICK = {
 }
 
 
-class Scenes(Dataset):
+class Scenes(MemoryDataset):
     """Drawn scenes as an instance data set, held in memory."""
 
     name = "scenes-in-memory"
@@ -47,11 +61,8 @@ class Scenes(Dataset):
     categories = tuple(Category(name, True) for name in CLASSES)
 
     def __init__(self, count: int = 6, size: int = 24, series: int = 3) -> None:
-        super().__init__(Path("memory"))
+        super().__init__()
         self.scenes = [draw_scene(series, i, SceneOptions(size=size)) for i in range(count)]
-
-    def check(self) -> None:
-        """Nothing can be wrong."""
 
     def ids(self, split):
         return tuple(str(i) for i in range(len(self.scenes)))
@@ -65,15 +76,6 @@ class Scenes(Dataset):
             Segment(scene.instances == k + 1, category - 1) for k, category in enumerate(scene.categories)
         )
         return Annotation(scene.semantic, segments, scene.semantic > 0)
-
-    def image_path(self, split, image_id):
-        raise NotImplementedError
-
-    def files(self):
-        return iter(())
-
-    def write_copy(self, destination, write_image):
-        raise NotImplementedError
 
 
 def context(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unseg_support import SMALL
 
 from bench.datasets.shapes.scenes import SceneOptions, draw_scene
 from bench.errors import DatasetError
@@ -23,20 +24,7 @@ from protectors.unseg.options import Geometry, UnSegOptions
 from protectors.unseg.prompts import MASK_ON, Prompts, resize
 from protectors.unseg.weights import OPTIONS, WEIGHTS
 
-GEOMETRY = Geometry(
-    image_size=32,
-    patch_size=4,
-    embed_dim=16,
-    depth=2,
-    num_heads=2,
-    window_size=4,
-    global_blocks=(1,),
-    relative_positions=True,
-    decoder_dim=16,
-    decoder_heads=2,
-    decoder_mlp_dim=16,
-    mask_channels=8,
-)
+GEOMETRY = Geometry(**SMALL)
 BOXES = [(4, 4, 30, 40), (20, 10, 44, 44), (2, 30, 12, 47), (33, 1, 40, 8), (0, 0, 47, 35)]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from memory_dataset import MemoryDataset
 from PIL import Image
 from unseg_support import QUICK, TINY, Scenes
 
-from bench.datasets.base import Annotation, Dataset, Segment
+from bench.datasets.base import Annotation, Segment
 from bench.datasets.image_mask import ImageMask
 from bench.datasets.shapes.dataset import Shapes
 from bench.datasets.voc import VOC2012
@@ -136,18 +137,15 @@ def test_folders_of_images_and_masks_scenes_and_voc_are_trained_on_together(tmp_
         assert set(mask.unique().tolist()) == {0.0, 1.0}
 
 
-class Photographs(Dataset):
+class Photographs(MemoryDataset):
     """Photographs that are larger than any network's input, each with two objects; counts how often it decodes."""
 
     name = "photographs"
     tasks = frozenset({"semantic", "instance"})
 
     def __init__(self, count: int, side: int = 300) -> None:
-        super().__init__(Path("memory"))
+        super().__init__()
         self.count, self.side, self.decoded = count, side, 0
-
-    def check(self) -> None:
-        """Nothing can be wrong."""
 
     def ids(self, split):
         return tuple(str(i) for i in range(self.count))
@@ -162,15 +160,6 @@ class Photographs(Dataset):
         masks[0, 40:150, 30:200] = masks[1, 160:290, 20 + int(image_id) : 280] = True
         foreground = masks.any(0)
         return Annotation(foreground.astype(np.uint8), tuple(Segment(m, 0) for m in masks), foreground)
-
-    def image_path(self, split, image_id):
-        raise NotImplementedError
-
-    def files(self):
-        return iter(())
-
-    def write_copy(self, destination, write_image):
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize("objects", ["union", "instances"])
