@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report.results import Column, Row
-from bench.report.tables import MANY, MISSING, Table, percent, points, victim_key
+from bench.report.tables import MANY, MISSING, ONE_SEED, Table, percent, points, victim_key
 
 SOME_CLEAN = "{:g} % of the images clean, with labels"
 
@@ -66,7 +66,7 @@ def _table(columns: list[Column]) -> Table:
         "The best of many rows is in part the luckiest: its interval speaks for the test images, not for the choice.",
     ]
     counts = {len(row.seeds) for column in columns for row in column.rows if row.seeds}
-    notes += [f"n={', '.join(map(str, sorted(counts)))} seeds."]
+    notes.append(ONE_SEED if counts == {1} else f"n={', '.join(map(str, sorted(counts)))} seeds.")
     header = ("countermeasure", "needs", *labels)
     return Table(f"{title}, profile {first.profile}", header, tuple(rows), tuple(notes))
 

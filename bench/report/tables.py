@@ -11,6 +11,7 @@ from bench.report.statistics import Estimate
 MISSING = "--"
 MANY = 5
 """With more defenses than this, they are the rows of a table of their own, and the summary has the best alone."""
+ONE_SEED = "n=1: one seed; the intervals speak for the test images, not for another training."
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def _notes(column: Column) -> list[str]:
     notes = [f"{name}: {verdict} ({column.gate.reason})."]
     counts = {len(row.seeds) for row in column.rows}
     if counts == {1}:
-        notes.append("n=1: one seed; the intervals speak for the test images, not for another training.")
+        notes.append(ONE_SEED)
     for row in column.rows:
         notes += [f"{name}, {row.label}, seed {seed}: {why}" for seed, why in sorted(row.missing.items())]
     return notes
