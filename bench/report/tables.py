@@ -65,17 +65,18 @@ def summary_table(columns: list[Column]) -> Table:
     cells: dict[str, list[str]] = {label: [] for label in labels}
     for victim in dict.fromkeys(victim_key(c) for c in columns):
         mine = [c for c in columns if victim_key(c) == victim]
+        place = f" on {mine[0].dataset}" if several else ""
+        start = "" if mine[0].init == "scratch" else f" from {mine[0].init}"
+        who = f"{mine[0].victim}{start}{place}"
         for column in mine if len(mine) <= MANY else [c for c in mine if c.defense_name == "none"]:
             mark = " (invalid)" if column.gate.state == "invalid" else ""
-            place = f" on {column.dataset}" if several else ""
-            start = "" if column.init == "scratch" else f" from {column.init}"
-            header.append(f"{column.victim}{start}{place}, {column.defense}, {column.metric}{mark}")
+            header.append(f"{who}, {column.defense}, {column.metric}{mark}")
             by_label = {row.label: row for row in column.rows}
             for label in labels:
                 row = by_label.get(label)
                 cells[label].append(percent(row.score, len(row.seeds)) if row else MISSING)
         if len(mine) > 1:
-            header.append(f"{victim[0]}{start}{place} worst case")
+            header.append(f"{who} worst case")
             for label in labels:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})

@@ -79,6 +79,19 @@ def test_who_has_no_clean_labels_has_a_worst_case_of_his_own(store: Store, add_r
     assert below(table, "worst case")[0][3] == "early_stop"
 
 
+def test_many_countermeasures_without_the_plain_training_have_a_worst_case_and_no_oracle(
+    store: Store, add_record: Add
+) -> None:
+    for defense in ("jpeg", "gaussian", "median", "at", "purifier", "resize"):
+        add_record(0.9, defense=defense)
+        add_record(0.5, "unseg", defense=defense)
+    found = columns(store, read_records(store))
+    assert summary_table(found).header == ("training images", "unetplusplus worst case")
+    rows = by_name(table_of(store))
+    assert "oracle" not in rows and rows["worst case"][3] != "--"
+    assert "drop that is left" not in [row[0] for row in table_of(store).rows]
+
+
 def test_without_such_a_countermeasure_there_is_one_worst_case(store: Store, add_record: Add) -> None:
     for defense in ("none", "jpeg", "gaussian", "median", "at", "purifier"):
         add_record(0.9, defense=defense)
