@@ -183,7 +183,7 @@ def test_an_unreadable_image_ends_the_training_with_its_path(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_an_unreadable_image_keeps_its_message_across_processes(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"^image nowhere.train3\.png is truncated: fetch it again$"):
+    with pytest.raises(DatasetError, match=r"^image memory.train3\.png is truncated: fetch it again$"):
         run(tmp_path, dataset=Unreadable(), workers=1)
 
 
