@@ -9,6 +9,8 @@ from bench.report.results import Column, Row
 from bench.report.tables import MANY, MISSING, ONE_SEED, Table, percent, points, victim_key
 
 SOME_CLEAN = "{:g} % of the images clean, with labels"
+WITHOUT_LABELS, WORST_CASE = "worst case without clean labels", "worst case"
+LEFT = "drop that is left: of the clean victim's score without a countermeasure, what the best attacker is short of."
 
 
 @dataclass(frozen=True)
@@ -38,37 +40,107 @@ def countermeasure_tables(columns: Sequence[Column]) -> list[Table]:
     An attacker who has a part of the images clean is a row, too, if that was run: with the clean images alone, which
     is the same for all protections, and together with the protected rest.
     """
+    return [_table(_Trials.of(group)) for group in _with_many(columns)]
+
+
+def worst_case_table(columns: Sequence[Column]) -> Table | None:
+    """What the best attacker leaves of each protection: all victims under more than `MANY` defenses in one table."""
+    trials = [_Trials.of(group) for group in _with_many(columns)]
+    if not trials:
+        return None
+    rows = []
+    for trial in trials:
+        for label in trial.labels:
+            plain = trial.plain.get(label)
+            cells = [cell for kind in trial.kinds(both=True) for cell in trial.worst_case(kind, label)]
+            rows.append((trial.victim, label, percent(plain.score, 0) if plain else MISSING, *cells))
+    of = [cell for name in (WITHOUT_LABELS, WORST_CASE) for cell in (name, "by", "drop that is left")]
+    notes = (
+        "The worst case is the data owner's: the best score that any of the countermeasures brought.",
+        LEFT,
+    )
+    return Table("Worst cases", ("victim", "training images", "none", *of), tuple(rows), notes)
+
+
+def _with_many(columns: Sequence[Column]) -> list[list[Column]]:
     groups: dict[tuple[str, ...], list[Column]] = {}
     for column in columns:
         groups.setdefault(victim_key(column), []).append(column)
-    return [_table(group) for group in groups.values() if len(group) > MANY]
+    return [group for group in groups.values() if len(group) > MANY]
 
 
-def _table(columns: list[Column]) -> Table:
-    columns = sorted(columns, key=lambda column: column.defense_name != "none")
-    labels = list(dict.fromkeys(r.label for c in columns for r in c.rows if not r.clean_ratio))
-    attempts = [attempt for column in columns for attempt in _attempts(column, columns, labels)]
-    plain = [row for column in columns if column.defense_name == "none" for row in column.rows]
-    clean = next((row.score.value for row in plain if row.role == "clean"), None)
-    rows = [(a.name, a.needs, *(points(a.score(label)) for label in labels)) for a in attempts]
-    alone = [attempt for attempt in attempts if not attempt.labelled]
-    if alone and len(alone) < len(attempts):
-        rows += _worst_case("worst case without clean labels", alone, labels, clean)
-    rows += _worst_case("worst case", attempts, labels, clean)
-    if clean:
-        rows.append(("oracle", "the true noise", *[points(clean)] * len(labels)))
+@dataclass(frozen=True)
+class _Trials:
+    """All that was tried with one victim.
+
+    Attributes:
+        columns: Of the victim, the one without a countermeasure first.
+        labels: The protections.
+        attempts: The countermeasures.
+        plain: The results without a countermeasure, by protection.
+        clean: The clean victim's score without a countermeasure.
+    """
+
+    columns: list[Column]
+    labels: list[str]
+    attempts: list[_Attempt]
+    plain: dict[str, Row]
+    clean: float | None
+
+    @classmethod
+    def of(cls, columns: list[Column]) -> _Trials:
+        columns = sorted(columns, key=lambda column: column.defense_name != "none")
+        labels = list(dict.fromkeys(r.label for c in columns for r in c.rows if not r.clean_ratio))
+        attempts = [attempt for column in columns for attempt in _attempts(column, columns, labels)]
+        without = [row for column in columns if column.defense_name == "none" for row in column.rows]
+        plain = {row.label: row for row in without if not row.clean_ratio}
+        clean = next((row.score.value for row in without if row.role == "clean"), None)
+        return cls(columns, labels, attempts, plain, clean)
+
+    @property
+    def victim(self) -> str:
+        first = self.columns[0]
+        return f"{first.victim} ({first.task}, init {first.init}) on {first.dataset}"
+
+    def kinds(self, both: bool = False) -> list[str]:
+        """The worst cases that there are: one, if all attempts, or none, need clean labels; or `both` all the same."""
+        labelled = {attempt.labelled for attempt in self.attempts}
+        return [WITHOUT_LABELS, WORST_CASE] if both or len(labelled) > 1 else [WORST_CASE]
+
+    def worst_case(self, kind: str, label: str) -> tuple[str, str, str]:
+        """The best score on a protection, who got it, and what is left of the protection then."""
+        attempts = [a for a in self.attempts if kind == WORST_CASE or not a.labelled]
+        scores = [(score, a) for a in attempts if (score := a.score(label)) is not None]
+        if not scores:
+            return MISSING, MISSING, MISSING
+        value, best = max(scores, key=lambda pair: pair[0])
+        left = f"{100 * (1 - value / self.clean):.0f} %" if self.clean else MISSING
+        return percent(best.rows[label].score, 0), best.name, left
+
+
+def _table(trials: _Trials) -> Table:
+    labels = trials.labels
+    rows = [(a.name, a.needs, *(points(a.score(label)) for label in labels)) for a in trials.attempts]
+    for kind in trials.kinds():
+        scores, authors, left = zip(*(trials.worst_case(kind, label) for label in labels), strict=True)
+        rows += [(kind, "", *scores), ("by", "", *authors)]
+        if trials.clean:
+            rows.append(("drop that is left", "", *left))
+    if trials.clean:
+        rows.append(("oracle", "the true noise", *[points(trials.clean)] * len(labels)))
+    columns = trials.columns
     first = columns[0]
-    title = f"Countermeasures: {first.victim} ({first.task}, init {first.init}) on {first.dataset}"
     notes = [
         f"{first.metric} on clean test images, in percent; worst case: for the data owner, the best score of the rows.",
-        "drop that is left: of the clean victim's score without a countermeasure, what the best attacker is short of.",
+        LEFT,
         "oracle: who subtracts the true noise has the clean images back, since files are lossless: the upper bound.",
         "The best of many rows is in part the luckiest: its interval speaks for the test images, not for the choice.",
     ]
     counts = {len(row.seeds) for column in columns for row in column.rows if row.seeds}
     notes.append(ONE_SEED if counts == {1} else f"n={', '.join(map(str, sorted(counts)))} seeds.")
     header = ("countermeasure", "needs", *labels)
-    return Table(f"{title}, profile {first.profile}", header, tuple(rows), tuple(notes))
+    title = f"Countermeasures: {trials.victim}, profile {first.profile}"
+    return Table(title, header, tuple(rows), tuple(notes))
 
 
 def _attempts(column: Column, columns: list[Column], labels: list[str]) -> Iterator[_Attempt]:
@@ -92,21 +164,6 @@ def _attempts(column: Column, columns: list[Column], labels: list[str]) -> Itera
         by_protector = {row.protector: row for row in mine if row is not unprotected}
         if by_protector:
             yield _Attempt(f"{name}, {share:g} % clean{mark}", needs, True, by_protector)
-
-
-def _worst_case(
-    name: str, attempts: list[_Attempt], labels: list[str], clean: float | None
-) -> list[tuple[str, ...]]:
-    """The best score per protection, who got it, and what is left of the protection then."""
-    scores, authors, left = [], [], []
-    for label in labels:
-        best = max(attempts, key=lambda attempt: attempt.score(label) or 0.0)
-        value = best.score(label)
-        scores.append(MISSING if value is None else percent(best.rows[label].score, 0))
-        authors.append(MISSING if value is None else best.name)
-        left.append(MISSING if value is None or not clean else f"{100 * (1 - value / clean):.0f} %")
-    rows = [(name, "", *scores), ("by", "", *authors)]
-    return [*rows, ("drop that is left", "", *left)] if clean else rows
 
 
 def _variant(column: Column, columns: list[Column]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,7 @@ def summary_table(columns: list[Column]) -> Table:
         place = f" on {mine[0].dataset}" if several else ""
         start = "" if mine[0].init == "scratch" else f" from {mine[0].init}"
         who = f"{mine[0].victim}{start}{place}"
-        for column in mine if len(mine) <= MANY else [c for c in mine if c.defense_name == "none"]:
+        for column in _few(mine):
             mark = " (invalid)" if column.gate.state == "invalid" else ""
             header.append(f"{who}, {column.defense}, {column.metric}{mark}")
             by_label = {row.label: row for row in column.rows}
@@ -83,6 +84,12 @@ def summary_table(columns: list[Column]) -> Table:
     if any(len([c for c in columns if victim_key(c) == victim_key(column)]) > MANY for column in columns):
         notes.insert(0, "worst case: for the data owner, the best score of all countermeasures.")
     return Table("Summary", tuple(header), tuple((k, *v) for k, v in cells.items()), tuple(notes))
+
+
+def _few(columns: list[Column]) -> list[Column]:
+    """Those that fit side by side: of a victim under more than `MANY` defenses, the one without."""
+    numbers = Counter(victim_key(column) for column in columns)
+    return [c for c in columns if numbers[victim_key(c)] <= MANY or c.defense_name == "none"]
 
 
 def mixing_table(column: Column) -> Table | None:
@@ -137,10 +144,11 @@ def noise_tables(columns: list[Column]) -> list[Table]:
             continue
         header = ["training images", "mean change in/out, levels", "low", "middle", "high frequencies"]
         header += ["one colour", "one tile"]
-        header += [f"explained by the budget, {c.victim}, {c.defense}" for c in mine]
+        shown = _few(mine)
+        header += [f"explained by the budget, {c.victim}, {c.defense}" for c in shown]
         body = []
         for label, row in rows.items():
-            explained = [_explained(next((r for r in c.rows if r.label == label), None)) for c in mine]
+            explained = [_explained(next((r for r in c.rows if r.label == label), None)) for c in shown]
             body.append((label, *_noise_cells(row.noise or {}), *explained))
         notes = (
             "frequencies: power density beside that of white noise, which is 1; low is below 1/8 cycle per "

@@ -10,7 +10,7 @@ from bench.files import atomic_write
 from bench.plan import Plan
 from bench.progress import Progress, duration
 from bench.records import read_records
-from bench.report.countermeasures import countermeasure_tables
+from bench.report.countermeasures import countermeasure_tables, worst_case_table
 from bench.report.render import to_csv, to_latex, to_markdown, to_text
 from bench.report.results import Column, columns
 from bench.report.tables import (
@@ -46,11 +46,12 @@ def announce(record: dict[str, Any], progress: Progress) -> None:
 
 
 def build_tables(found: list[Column]) -> list[Table]:
-    """A summary of several columns, many countermeasures, what was mixed with clean images, the details, the noise."""
+    """A summary, the worst cases, many countermeasures, what was mixed with clean images, the details, the noise."""
     mixtures = [table for column in found if (table := mixing_table(column))]
     details = [detail_table(column) for column in found if any(row.seeds for row in column.rows)]
     summary = [summary_table(found)] if len(found) > 1 else []
-    return [*summary, *countermeasure_tables(found), *mixtures, *details, *noise_tables(found)]
+    worst = [table] if (table := worst_case_table(found)) else []
+    return [*summary, *worst, *countermeasure_tables(found), *mixtures, *details, *noise_tables(found)]
 
 
 def write_run_tables(result: RunResult, root: Path) -> tuple[str, list[Path]]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.records import read_records
-from bench.report.countermeasures import countermeasure_tables
+from bench.report.countermeasures import countermeasure_tables, worst_case_table
 from bench.report.results import columns
-from bench.report.tables import Table, summary_table
+from bench.report.tables import Table, noise_tables, summary_table
 from bench.store import Store
 
 Add = Callable[..., dict[str, Any]]
@@ -79,6 +79,38 @@ def test_who_has_no_clean_labels_has_a_worst_case_of_his_own(store: Store, add_r
     assert below(table, "worst case")[0][3] == "early_stop"
 
 
+def test_the_worst_cases_of_all_victims_are_one_table(store: Store, add_record: Add) -> None:
+    for defense, accuracy in ACCURACY.items():
+        add_record(0.9, defense=defense)
+        add_record(accuracy, "unseg", defense=defense)
+    add_record(0.7, "random")
+    found = columns(store, read_records(store))
+    table = worst_case_table(found)
+    assert table is not None
+    rows = {row[1]: row for row in table.rows}
+    assert set(rows) == {"clean", RANDOM, UNSEG}
+    (many,) = countermeasure_tables(found)
+    for label in ("clean", RANDOM, UNSEG):
+        column = many.header.index(label)
+        expected = [row[column] for row in many.rows if row[0].startswith("worst case")]
+        assert [rows[label][3], rows[label][6]] == expected
+    assert rows[UNSEG][4] == rows[UNSEG][7] == "purifier"
+    assert rows[UNSEG][2].startswith(by_name(many)["none"][many.header.index(UNSEG)])
+    # Nobody tried anything against random noise: what is left of its protection is all of it.
+    assert rows[RANDOM][4] == "none"
+    assert worst_case_table([column for column in found if column.defense_name == "none"]) is None
+
+
+def test_where_all_need_clean_labels_the_other_worst_case_is_missing(store: Store, add_record: Add) -> None:
+    for share in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
+        add_record(0.9, defense="early_stop", defense_with={"options": {"share": share}})
+    table = worst_case_table(columns(store, read_records(store)))
+    assert table is not None
+    ((_, label, none, *cells),) = table.rows
+    assert (label, none, *cells[:3]) == ("clean", "--", "--", "--", "--")
+    assert cells[3] != "--" and cells[4].startswith("early_stop")
+
+
 def test_many_countermeasures_without_the_plain_training_have_a_worst_case_and_no_oracle(
     store: Store, add_record: Add
 ) -> None:
@@ -134,3 +166,19 @@ def test_settings_of_one_countermeasure_are_told_apart(store: Store, add_record:
     names = set(by_name(table_of(store)))
     assert {"jpeg (quality=10)", "jpeg (quality=50)", "at"} <= names
     assert {"purifier", "purifier (learned from image_mask 64 px)"} <= names
+
+
+def test_the_noise_has_one_column_for_a_victim_under_many(store: Store, add_record: Add) -> None:
+    noise = {
+        "mean_abs_inside": 4.0,
+        "mean_abs_outside": 1.0,
+        "spectrum": [1.0] * 8,
+        "tile_share": {"1": 0.1, "4": 0.9},
+    }
+    for defense, accuracy in ACCURACY.items():
+        add_record(0.9, defense=defense)
+        add_record(accuracy, "unseg", defense=defense, noise=noise)
+    (table,) = noise_tables(columns(store, read_records(store)))
+    assert [name for name in table.header if "explained" in name] == [
+        "explained by the budget, unetplusplus, none"
+    ]
