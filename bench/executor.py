@@ -167,7 +167,7 @@ class Executor:
         left = []
         reserved = False
         for stage in sorted(self.waiting, key=lambda s: self.rank[s.id]):
-            broken = next((i for i in _input_ids(stage) if i in self.outcome.failed), None)
+            broken = next((i for i in stage.input_ids if i in self.outcome.failed), None)
             if broken is not None:
                 cause = self.outcome.failed[broken]
                 self._fail(stage, Failure(cause.kind, cause.message), on_stage)
@@ -192,7 +192,7 @@ class Executor:
         return self.elsewhere.get(stage.id, 0) <= time.monotonic()
 
     def _has_inputs(self, stage: Stage) -> bool:
-        return all(i in self.outcome.done for i in _input_ids(stage))
+        return all(i in self.outcome.done for i in stage.input_ids)
 
     def _waits_for_slots(self, stage: Stage) -> bool:
         return self._has_inputs(stage) and self._width(stage) > 1 and self._slots_for(stage) is None
@@ -366,17 +366,12 @@ def _is_heavy(stage: Stage) -> bool:
     return stage.kind in HEAVY or (stage.kind == "protect" and "fit" in stage.inputs)
 
 
-def _input_ids(stage: Stage) -> list[tuple[str, str]]:
-    """The stages that a stage waits for. Roles are kinds, with a number where there are several."""
-    return [(role.rstrip("0123456789"), key) for role, key in stage.inputs.items()]
-
-
 def _ranks(plan: Plan) -> dict[tuple[str, str], int]:
     """Order of preference: what a learning protector needs first (it is the longest path), then cell by cell."""
     rank: dict[tuple[str, str], int] = {}
     fits = [s for s in plan.stages if s.kind == "fit"]
     for fit in fits:
-        for stage_id in (*_input_ids(fit), fit.id):
+        for stage_id in (*fit.input_ids, fit.id):
             rank.setdefault(stage_id, len(rank))
     by_id = {s.id: s for s in plan.stages}
     for cell in plan.cells:
@@ -391,7 +386,9 @@ def _ranks(plan: Plan) -> dict[tuple[str, str], int]:
 
 def _chain(by_id: dict[tuple[str, str], Stage], last: tuple[str, str]) -> list[tuple[str, str]]:
     order: list[tuple[str, str]] = []
-    for stage_id in _input_ids(by_id[last]):
+    for stage_id in by_id[last].input_ids:
+        if stage_id not in by_id:  # what a finished stage was made from
+            continue
         order += [i for i in _chain(by_id, stage_id) if i not in order]
     return [*order, last]
 

@@ -63,6 +63,11 @@ class Stage:
         """Kind and key."""
         return (self.kind, self.key)
 
+    @property
+    def input_ids(self) -> list[tuple[str, str]]:
+        """The stages that it waits for. Roles are kinds, with a number where there are several."""
+        return [(role.rstrip("0123456789"), key) for role, key in self.inputs.items()]
+
 
 @dataclass(frozen=True)
 class PlannedCell:
@@ -84,6 +89,13 @@ class PlannedCell:
     def key(self) -> str:
         """Key of the cell's record."""
         return self.stages["evaluate"]
+
+    @property
+    def stage_ids(self) -> list[tuple[str, str]]:
+        """Its stages, each by kind and key; none for a cell that is not run."""
+        if self.skipped:
+            return []
+        return [(role.removeprefix("defense_"), key) for role, key in self.stages.items()]
 
 
 @dataclass(frozen=True)

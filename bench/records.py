@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,11 @@ def write_done(store: Store, cell: PlannedCell) -> dict[str, Any]:
 
     An existing record of the same stages is left as it is: the repeat of a run changes no file.
     """
-    existing = store.record_folder(cell.key) / RECORD_FILE
-    if existing.is_file():
-        record = read_record(store, cell.key)
-        if record["status"] == "done":
-            return record
-    infos = {role: store.stage_info(role.removeprefix("defense_"), key) for role, key in cell.stages.items()}
+    if existing := finished_records(store, [cell.key]):
+        return existing[cell.key]
+    infos = {
+        role: store.stage_info(*stage_id) for role, stage_id in zip(cell.stages, cell.stage_ids, strict=True)
+    }
     evaluated = infos["evaluate"]
     source = store.stage_folder("evaluate", cell.key)
     target = store.record_folder(cell.key)
@@ -61,7 +61,12 @@ def write_done(store: Store, cell: PlannedCell) -> dict[str, Any]:
 
 
 def write_unfinished(store: Store, cell: PlannedCell, status: str, reason: str) -> dict[str, Any]:
-    """Writes the record of a cell that failed, was skipped or interrupted. It never counts as a result."""
+    """Writes the record of a cell that failed, was skipped or interrupted. It never counts as a result.
+
+    A result that another runner recorded meanwhile stays, and is returned.
+    """
+    if existing := finished_records(store, [cell.key]):
+        return existing[cell.key]
     return _write(store, {**_head(cell, status), "reason": reason})
 
 
@@ -84,6 +89,23 @@ def read_record(store: Store, key: str) -> dict[str, Any]:
     if schema > SCHEMA_VERSION:
         raise ArtifactCorrupt(f"{path} was written by a newer bench (schema {schema}): update bench")
     return record
+
+
+def finished_records(store: Store, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The records of those of `keys` that are done, with all files that belong to them, by key.
+
+    Raises:
+        ArtifactCorrupt: As for `read_record`.
+    """
+    found = {
+        key: read_record(store, key) for key in keys if (store.record_folder(key) / RECORD_FILE).is_file()
+    }
+    return {
+        key: record
+        for key, record in found.items()
+        if record["status"] == "done"
+        and all((store.record_folder(key) / name).is_file() for name in record["files"])
+    }
 
 
 def read_records(store: Store, keys: list[str] | None = None) -> list[dict[str, Any]]:

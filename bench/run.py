@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.datasets.layout import plural
 from bench.errors import DiskFull, Interrupted
 from bench.estimate import estimate_lines
 from bench.executor import Executor, Failure
-from bench.plan import Plan, PlannedCell, Stage, make_plan
+from bench.plan import Plan, Stage, make_plan
 from bench.progress import Progress, make_progress
-from bench.records import write_done, write_unfinished
+from bench.records import finished_records, write_done, write_unfinished
+from bench.remaining import remaining
 from bench.spec import Execution, Matrix
 from bench.stages.fit import learner_of
 from bench.store import Store
@@ -33,12 +35,10 @@ class RunResult:
     Attributes:
         plan: What was planned.
         records: Records of all cells, in the plan's order.
-        reused: Stages that were done before.
     """
 
     plan: Plan
     records: list[dict[str, Any]]
-    reused: int
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -65,20 +65,21 @@ def run_matrix(
     store = Store(execution.store)
     store.prepare()
     plan = make_plan(matrices, store)
+    finished = finished_records(store, [cell.key for cell in plan.cells])
+    left = remaining(plan, finished, store)
     _check_disk(store)
-    reused = sum(store.is_done(s.kind, s.key) for s in plan.stages)
-    with make_progress(len(plan.stages)) as progress:
-        progress.skip(reused)
-        prepare_fits(plan, store, progress)
-        executor = Executor(plan, store, execution, progress)
-        book = _Book(plan, store, executor, on_record, progress)
-        book.skip()
+    with make_progress(len(left.stages)) as progress:
+        progress.skip(sum(store.is_done(*stage.id) for stage in left.stages))
+        prepare_fits(left, store, progress)
+        executor = Executor(left, store, execution, progress)
+        book = _Book(left, store, executor, on_record, progress)
+        book.begin(finished)
         try:
             executor.run(book.on_stage)
         except (Interrupted, DiskFull) as stop:
             book.close("interrupted" if isinstance(stop, Interrupted) else f"failed: {stop.kind}", str(stop))
             raise
-    return RunResult(plan, [book.records[c.key] for c in plan.cells], reused)
+    return RunResult(plan, [book.records[c.key] for c in plan.cells])
 
 
 def prepare_fits(plan: Plan, store: Store, progress: Progress) -> None:
@@ -118,10 +119,13 @@ class _Book:
         self.progress = progress
         self.records: dict[str, dict[str, Any]] = {}
 
-    def skip(self) -> None:
-        """Records the cells that are not run."""
+    def begin(self, finished: dict[str, dict[str, Any]]) -> None:
+        """Says the records that there are, and records the cells that are not run."""
+        for key, record in finished.items():
+            self._keep(key, record)
         for cell in self.skipped:
-            self._keep(cell, write_unfinished(self.store, cell, f"{SKIPPED}: {cell.skipped}", cell.skipped))
+            record = write_unfinished(self.store, cell, f"{SKIPPED}: {cell.skipped}", cell.skipped)
+            self._keep(cell.key, record)
 
     def on_stage(self, stage: Stage) -> None:
         cell = self.cells.get(stage.id)
@@ -132,19 +136,19 @@ class _Book:
             record = write_unfinished(self.store, cell, f"failed: {failure.kind}", failure.message)
         else:
             record = write_done(self.store, cell)
-        self._keep(cell, record)
+        self._keep(cell.key, record)
 
     def close(self, status: str, reason: str) -> None:
         """Records the cells that never came to an end."""
         for cell in self.cells.values():
             if cell.key not in self.records:
                 try:
-                    self._keep(cell, write_unfinished(self.store, cell, status, reason))
+                    self._keep(cell.key, write_unfinished(self.store, cell, status, reason))
                 except DiskFull:  # what cannot be written is not there, and is run again
                     return
 
-    def _keep(self, cell: PlannedCell, record: dict[str, Any]) -> None:
-        self.records[cell.key] = record
+    def _keep(self, key: str, record: dict[str, Any]) -> None:
+        self.records[key] = record
         self.on_record(record, self.progress)
 
 
@@ -173,18 +177,24 @@ def dry_run_lines(matrices: Sequence[Matrix], execution: Execution) -> list[str]
     store = Store(execution.store)
     store.prepare()
     plan = make_plan(matrices, store)
+    finished = finished_records(store, [cell.key for cell in plan.cells])
+    left = remaining(plan, finished, store)
     profiles = ", ".join(dict.fromkeys(matrix.profile for matrix in matrices))
-    lines = [f"{len(plan.cells)} cells, {len(plan.stages)} stages, profile {profiles}"]
-    users = Counter((kind, key) for cell in plan.cells for kind, key in cell.stages.items())
-    for stage in plan.stages:
-        state = "done" if store.is_done(stage.kind, stage.key) else "to do"
+    lines = [
+        f"{plural(len(plan.cells), 'cell')}, {len(finished)} of them done; "
+        f"{plural(len(left.stages), 'stage')} for the others; profile {profiles}"
+    ]
+    users = Counter(stage_id for cell in left.cells for stage_id in cell.stage_ids)
+    for stage in left.stages:
+        state = "done" if store.is_done(*stage.id) else "to do"
         shared = f" (for {users[stage.id]} cells)" if users[stage.id] > 1 else ""
         lines.append(f"  {stage.kind:<8} {stage.key}  {state:<5}  {stage.label}{shared}")
     for cell in plan.cells:
         spec = cell.cell
+        state = "done" if cell.key in finished else ""
         lines.append(
-            f"  cell     {cell.key}         {spec.victim.name} ({spec.victim.task}), {cell.label}, "
+            f"  cell     {cell.key}  {state:<5}  {spec.victim.name} ({spec.victim.task}), {cell.label}, "
             f"defense {spec.defense.name}, seed {spec.seed}"
             + (f": skipped: {cell.skipped}" if cell.skipped else "")
         )
-    return [*lines, *estimate_lines(plan, store, execution)]
+    return [*lines, *estimate_lines(left, store, execution)]

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,18 @@ def test_matrix_file_tables_and_status(tmp_path: Path) -> None:
     status = bench("status", "--store", store).stdout
     assert "records   8, 8 done" in status
     assert "interrupted" not in status
+    # Records are enough: without the stages nothing is computed again.
+    shutil.rmtree(store / "stages")
+    kept = {path: path.stat().st_mtime_ns for path in (store / "records").rglob("*.*")}
+    again = bench("matrix", tmp_path / "small.toml", "--store", store)
+    assert again.returncode == 0 and again.stdout == done.stdout
+    assert "started" not in again.stderr
+    assert kept == {path: path.stat().st_mtime_ns for path in (store / "records").rglob("*.*")}
+    assert list((store / "stages").iterdir()) == []
+    assert (
+        "nothing is left to do"
+        in bench("matrix", tmp_path / "small.toml", "--store", store, "--dry-run").stdout
+    )
 
 
 def _weights(store: Path) -> bytes:
