@@ -1,6 +1,8 @@
-"""Puts the tables of `results/cpu` into the pages that show them again, under the titles that stand there.
+"""Puts the tables of the stores below `results/cpu` into the pages that show them again, under the titles there.
 
     bench tables --store results/cpu
+    bench tables --store results/cpu/countermeasures_photographs
+    bench tables specs/cpu/countermeasures.toml --store results/cpu/countermeasures
     python benchmarks/result_tables.py
 
 A title without a table under it gets one. The sentences around the tables stay: read them again, they may no
@@ -19,8 +21,10 @@ TABLE = re.compile(r"^(\*\*.*? on .*?, profile .*?\*\*)\n(?:\n(?:\|.*\n)+(?:\n(?
 
 
 def main() -> None:
-    made = (ROOT / "results/cpu/tables/all.md").read_text(encoding="utf-8")
-    tables = {match[1]: match[0] for match in TABLE.finditer(made)}
+    tables: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "results/cpu").rglob("tables/*.md")):
+        for match in TABLE.finditer(path.read_text(encoding="utf-8")):
+            tables.setdefault(match[1], []).append(match[0])
     for name in PAGES:
         page = ROOT / name
         head, rest = page.read_text(encoding="utf-8").split(START)
@@ -28,8 +32,14 @@ def main() -> None:
         missing = [match[1] for match in TABLE.finditer(shown) if match[1] not in tables]
         if missing:
             raise SystemExit(f"{name}: no table has the title {missing[0]}")
-        shown = TABLE.sub(lambda match: tables[match[1]], shown)
+        shown = TABLE.sub(lambda match: most_alike(tables[match[1]], match[0]), shown)
         page.write_text(f"{head}{START}{shown}{END}{tail}", encoding="utf-8")
+
+
+def most_alike(tables: list[str], shown: str) -> str:
+    """Of tables that have one title in several stores, the one that shares the most lines with what is shown."""
+    lines = set(shown.splitlines())
+    return max(tables, key=lambda table: len(lines & set(table.splitlines())))
 
 
 if __name__ == "__main__":

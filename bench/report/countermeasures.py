@@ -59,7 +59,13 @@ def worst_case_table(columns: Sequence[Column]) -> Table | None:
         "The worst case is the data owner's: the best score that any of the countermeasures brought.",
         LEFT,
     )
-    return Table("Worst cases", ("victim", "training images", "none", *of), tuple(rows), notes)
+    first = [trial.columns[0] for trial in trials]
+    where, profiles = (
+        " and ".join(dict.fromkeys(values))
+        for values in ([column.dataset for column in first], [column.profile for column in first])
+    )
+    title = f"Worst cases on {where}, profile {profiles}"
+    return Table(title, ("victim", "training images", "none", *of), tuple(rows), notes)
 
 
 def _with_many(columns: Sequence[Column]) -> list[list[Column]]:
