@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.report.results import Column, Row
+from bench.report.results import Column, Row, defense_order
 from bench.report.tables import MANY, MISSING, ONE_SEED, Table, percent, points, victim_key
 
 SOME_CLEAN = "{:g} % of the images clean, with labels"
@@ -80,7 +80,7 @@ class _Trials:
     """All that was tried with one victim.
 
     Attributes:
-        columns: Of the victim, the one without a countermeasure first.
+        columns: Of the victim, in the order of `defense_order`.
         labels: The protections.
         attempts: The countermeasures.
         plain: The results without a countermeasure, by protection.
@@ -95,7 +95,7 @@ class _Trials:
 
     @classmethod
     def of(cls, columns: list[Column]) -> _Trials:
-        columns = sorted(columns, key=lambda column: column.defense_name != "none")
+        columns = sorted(columns, key=defense_order)
         labels = list(dict.fromkeys(r.label for c in columns for r in c.rows if not r.clean_ratio))
         attempts = [attempt for column in columns for attempt in _attempts(column, columns, labels)]
         without = [row for column in columns if column.defense_name == "none" for row in column.rows]

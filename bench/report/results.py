@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import registry
+from bench.countermeasures import LISTS
 from bench.errors import BenchError
 from bench.keys import canonical
 from bench.metrics.base import metric_type
@@ -112,6 +113,22 @@ class Column:
     metric: str
     gate: Gate
     rows: tuple[Row, ...]
+
+
+def defense_order(column: Column) -> tuple[Any, ...]:
+    """Sorts columns by countermeasure: none, those of the list `all` in its order, others by name.
+
+    Settings of one countermeasure stand together, those that change test images, too, last.
+    """
+    name, known = column.defense_name, LISTS["all"]
+    place = known.index(name) if name in known else len(known)
+    both = column.defense_options.get("apply_to") == "both"
+    return (place, name, both, canonical(column.defense_options), column.learned_from)
+
+
+def place_order(column: Column) -> tuple[Any, ...]:
+    """Sorts columns by data and victim, then by countermeasure."""
+    return (column.dataset, column.victim, column.task, column.init, column.profile, *defense_order(column))
 
 
 def columns(store: Store, records: Iterable[Record]) -> list[Column]:

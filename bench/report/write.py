@@ -12,7 +12,7 @@ from bench.progress import Progress, duration
 from bench.records import read_records
 from bench.report.countermeasures import countermeasure_tables, worst_case_table
 from bench.report.render import to_csv, to_latex, to_markdown, to_text
-from bench.report.results import Column, columns
+from bench.report.results import Column, columns, place_order
 from bench.report.tables import (
     Table,
     detail_table,
@@ -103,7 +103,7 @@ def write_all_tables(root: Path, output: Path) -> list[Path]:
         raise EnvironmentFault(
             f"{root} holds no records: run `bench run` first, or name the store with --store"
         )
-    return write_tables(columns(store, records), output, "all")
+    return write_tables(sorted(columns(store, records), key=place_order), output, "all")
 
 
 def write_tables(found: list[Column], folder: Path, name: str) -> list[Path]:

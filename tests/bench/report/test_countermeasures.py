@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bench.records import read_records
 from bench.report.countermeasures import countermeasure_tables, worst_case_table
 from bench.report.results import columns
 from bench.report.tables import Table, noise_tables, summary_table
+from bench.report.write import write_all_tables
 from bench.store import Store
 
 Add = Callable[..., dict[str, Any]]
@@ -87,6 +90,7 @@ def test_the_worst_cases_of_all_victims_are_one_table(store: Store, add_record: 
     found = columns(store, read_records(store))
     table = worst_case_table(found)
     assert table is not None
+    assert table.title == "Worst cases on shapes 64 px, profile cpu"
     rows = {row[1]: row for row in table.rows}
     assert set(rows) == {"clean", RANDOM, UNSEG}
     (many,) = countermeasure_tables(found)
@@ -182,3 +186,30 @@ def test_the_noise_has_one_column_for_a_victim_under_many(store: Store, add_reco
     assert [name for name in table.header if "explained" in name] == [
         "explained by the budget, unetplusplus, none"
     ]
+
+
+def test_countermeasures_stand_in_one_order_however_the_records_are_called(
+    store: Store, add_record: Add, tmp_path: Path
+) -> None:
+    settings: dict[str, list[dict[str, Any]]] = {
+        "ours": [{}],
+        "at": [{"epsilon": 7.65}, {"epsilon": 2.0}],
+        "jpeg": [{"quality": 10, "apply_to": "both"}, {"quality": 10, "apply_to": "train"}],
+        "none": [{}],
+        "grayscale": [{"apply_to": "both"}],
+    }
+    for name, options in settings.items():
+        for each in options:
+            add_record(0.9, defense=name, defense_with={"options": each})
+    assert [row[0] for row in table_of(store).rows[:7]] == [
+        "none",
+        "grayscale",
+        "jpeg (apply_to=train)",
+        "jpeg (apply_to=both)",
+        "at (epsilon=2.0)",
+        "at (epsilon=7.65)",
+        "ours",
+    ]
+    text = (write_all_tables(store.root, tmp_path)[0]).read_text()
+    details = re.findall(r"^\*\*unetplusplus .*?, defense (\w+)", text, re.M)
+    assert details == ["none", "grayscale", "jpeg", "jpeg", "at", "at", "ours"]
