@@ -18,7 +18,7 @@ LISTS: dict[str, tuple[str, ...]] = {
         "grayscale",
         "bit_depth",
         "gaussian",
-        "median",
+        "total_variation",
         "jpeg",
         "resize",
         "noise",
@@ -55,7 +55,8 @@ LISTS: dict[str, tuple[str, ...]] = {
         "early_stop",
     ),
 }
-"""`paper`: those of UnSeg's table 4. `best`: one of each kind: squeezing (Liu et al., ICML 2023), smoothing, new noise,
+"""`paper`: those of UnSeg's table 4. `best`: one of each kind, of several the one that gave most back in our tables
+(docs/defenses.md): squeezing (Liu et al., ICML 2023), smoothing, new noise,
 projection, learned purification, mixing, colour, adversarial augmentation and adversarial training. The best score
 per protector among them is the protection that a data owner really gets. `all`: every defense of this package."""
 
