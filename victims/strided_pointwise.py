@@ -6,21 +6,24 @@ import torch
 from torch import Tensor, nn
 
 CHANNELS = 16
-PIXELS = 48 * 48
-"""From how many channels on, and up to how many pixels of the input, oneDNN does it right."""
+"""From how many channels on oneDNN does it right on every processor."""
+FEW, PIXELS = 8, 48 * 48
+"""From how many channels on, and up to how many pixels of the input, it does it right, too."""
 
 
 class StridedPointwise(nn.Conv2d):
     """A 1x1 convolution with a stride; on few channels one without a stride, of every `stride`-th pixel.
 
     oneDNN, as of torch 2.15 on a CPU, writes past its memory in the backward pass if the input is in channels-last
-    order, has fewer than 16 channels and about 56x56 pixels or more. The process dies then, or goes on with other
-    numbers. Elsewhere its result is kept, which differs in the last digits.
+    order and has fewer channels than the processor's vectors have places: with AVX-512 fewer than 16, and about 56x56
+    pixels or more; with AVX2 fewer than 8, whatever its size. The process dies then, or goes on with other numbers.
+    Elsewhere its result is kept, which differs in the last digits.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
-        if inputs.is_cuda or self.in_channels >= CHANNELS or inputs.shape[-2] * inputs.shape[-1] <= PIXELS:
+        few = self.in_channels < FEW or inputs.shape[-2] * inputs.shape[-1] > PIXELS
+        if inputs.is_cuda or self.in_channels >= CHANNELS or not few:
             return super().forward(inputs)
         rows, columns = self.stride
         picked = inputs[:, :, ::rows, ::columns].contiguous(memory_format=torch.channels_last)
