@@ -56,9 +56,9 @@ LISTS: dict[str, tuple[str, ...]] = {
     ),
 }
 """`paper`: those of UnSeg's table 4. `best`: one of each kind, of several the one that gave most back in our tables
-(docs/defenses.md): squeezing (Liu et al., ICML 2023), smoothing, new noise,
-projection, learned purification, mixing, colour, adversarial augmentation and adversarial training. The best score
-per protector among them is the protection that a data owner really gets. `all`: every defense of this package."""
+(docs/defenses.md): squeezing (Liu et al., ICML 2023), smoothing, new noise, projection, learned purification, mixing,
+colour, adversarial augmentation and adversarial training. The best score per protector among them is the protection
+that a data owner really gets. `all`: every defense of this package."""
 
 
 def listed(name: str) -> tuple[dict[str, Any], ...]:

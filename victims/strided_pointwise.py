@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-CHANNELS = 16
-"""From how many channels on oneDNN does it right on every processor."""
-FEW, PIXELS = 8, 48 * 48
-"""From how many channels on, and up to how many pixels of the input, it does it right, too."""
+SAFE = 16
+"""From how many input channels on oneDNN does it right on every processor."""
+SAFE_IF_SMALL, SMALL = 8, 48 * 48
+"""From how many on it does so for inputs of at most so many pixels."""
 
 
 class StridedPointwise(nn.Conv2d):
@@ -22,8 +22,8 @@ class StridedPointwise(nn.Conv2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
-        few = self.in_channels < FEW or inputs.shape[-2] * inputs.shape[-1] > PIXELS
-        if inputs.is_cuda or self.in_channels >= CHANNELS or not few:
+        least = SAFE_IF_SMALL if inputs.shape[-2] * inputs.shape[-1] <= SMALL else SAFE
+        if inputs.is_cuda or self.in_channels >= least:
             return super().forward(inputs)
         rows, columns = self.stride
         picked = inputs[:, :, ::rows, ::columns].contiguous(memory_format=torch.channels_last)
