@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.errors import ArtifactCorrupt
+from bench.keys import canonical
 from bench.seeds import generator
 
 LEVEL = 0.95
@@ -185,11 +186,28 @@ def _image_replicates(
     chunk = max(1, CHUNK_WEIGHTS // images)
     parts: list[list[np.ndarray]] = [[] for _ in arrays]
     for start in range(0, resamples, chunk):
-        times = rng.multinomial(images, np.full(images, 1 / images), size=min(chunk, resamples - start))
+        times = _multinomial(rng, images, min(chunk, resamples - start))
         for part, counts in zip(parts, arrays, strict=True):
             # Not `optimize`: a BLAS product's last bits depend on its number of threads.
             part.append(score(np.einsum("bi,sikc->bskc", times, counts)))
     return [np.concatenate(part) for part in parts]
+
+
+def _multinomial(rng: np.random.Generator, images: int, size: int) -> np.ndarray:
+    """How often each image is drawn in each of `size` resamples, `(size, images)`.
+
+    All rows of a table draw from the same state: what was drawn last is kept, with the state that it leaves.
+    """
+    before = canonical(rng.bit_generator.state)
+    if _drawn.get("key") != (before, images, size):
+        times = rng.multinomial(images, np.full(images, 1 / images), size=size)
+        times.flags.writeable = False
+        _drawn.update(key=(before, images, size), times=times, after=rng.bit_generator.state)
+    rng.bit_generator.state = _drawn["after"]
+    return _drawn["times"]
+
+
+_drawn: dict[str, Any] = {}
 
 
 def _estimate(

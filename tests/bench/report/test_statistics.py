@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bench.errors import ArtifactCorrupt
 from bench.metrics.semantic import SemanticMetric
+from bench.report import statistics
 from bench.report.statistics import (
     Estimate,
     align,
@@ -15,6 +16,7 @@ from bench.report.statistics import (
     bootstrap_seeds,
     bootstrap_seeds_difference,
 )
+from bench.seeds import generator
 
 
 def mean_score(counts: np.ndarray) -> np.ndarray:
@@ -189,3 +191,12 @@ def test_properties(seeds, images, seed):
     if difference.value is not None:
         assert difference.value == 0
         assert difference.low in (None, 0) and difference.high in (None, 0)
+
+
+def test_resamples_that_are_kept_are_those_that_would_be_drawn() -> None:
+    for seed, images, size in ((0, 5, 7), (0, 5, 7), (1, 5, 7), (0, 6, 7), (0, 5, 8), (0, 5, 7)):
+        rng, plain = generator("bootstrap", seed), generator("bootstrap", seed)
+        for _ in range(2):  # the second draws from the state that the first one left
+            drawn = statistics._multinomial(rng, images, size)
+            assert np.array_equal(drawn, plain.multinomial(images, np.full(images, 1 / images), size=size))
+        assert rng.random() == plain.random()
