@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.report.results import Column, Row, defense_order
-from bench.report.tables import MANY, MISSING, ONE_SEED, Table, percent, points, victim_key
+from bench.report.tables import MISSING, ONE_SEED, Table, percent, points, under_many
 
 SOME_CLEAN = "{:g} % of the images clean, with labels"
 WITHOUT_LABELS, WORST_CASE = "worst case without clean labels", "worst case"
@@ -34,18 +34,18 @@ class _Attempt:
         return row.score.value if row else None
 
 
-def countermeasure_tables(columns: Sequence[Column]) -> list[Table]:
-    """One table for each victim under more than `MANY` defenses.
+def countermeasure_tables(columns: list[Column]) -> list[Table]:
+    """One table for each victim, where their defenses are many (`under_many`).
 
     An attacker who has a part of the images clean is a row, too, if that was run: with the clean images alone, which
     is the same for all protections, and together with the protected rest.
     """
-    return [_table(_Trials.of(group)) for group in _with_many(columns)]
+    return [_table(_Trials.of(group)) for group in under_many(columns)]
 
 
-def worst_case_table(columns: Sequence[Column]) -> Table | None:
-    """What the best attacker leaves of each protection: all victims under more than `MANY` defenses in one table."""
-    trials = [_Trials.of(group) for group in _with_many(columns)]
+def worst_case_table(columns: list[Column]) -> Table | None:
+    """What the best attacker leaves of each protection: all victims in one table, where defenses are many."""
+    trials = [_Trials.of(group) for group in under_many(columns)]
     if not trials:
         return None
     rows = []
@@ -55,24 +55,22 @@ def worst_case_table(columns: Sequence[Column]) -> Table | None:
             cells = [cell for kind in trial.kinds(both=True) for cell in trial.worst_case(kind, label)]
             rows.append((trial.victim, label, percent(plain.score, 0) if plain else MISSING, *cells))
     of = [cell for name in (WITHOUT_LABELS, WORST_CASE) for cell in (name, "by", "drop that is left")]
-    notes = (
+    notes = [
         "The worst case is the data owner's: the best score that any of the countermeasures brought.",
         LEFT,
-    )
+    ]
+    if len({trial.attackers for trial in trials}) > 1:
+        numbers = ", ".join(f"{trial.attackers} of {trial.victim}" for trial in trials)
+        notes.append(
+            f"Not all met as many countermeasures, and the best of more can only be better: {numbers}."
+        )
     first = [trial.columns[0] for trial in trials]
     where, profiles = (
         " and ".join(dict.fromkeys(values))
         for values in ([column.dataset for column in first], [column.profile for column in first])
     )
     title = f"Worst cases on {where}, profile {profiles}"
-    return Table(title, ("victim", "training images", "none", *of), tuple(rows), notes)
-
-
-def _with_many(columns: Sequence[Column]) -> list[list[Column]]:
-    groups: dict[tuple[str, ...], list[Column]] = {}
-    for column in columns:
-        groups.setdefault(victim_key(column), []).append(column)
-    return [group for group in groups.values() if len(group) > MANY]
+    return Table(title, ("victim", "training images", "none", *of), tuple(rows), tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,11 @@ class _Trials:
     def victim(self) -> str:
         first = self.columns[0]
         return f"{first.victim} ({first.task}, init {first.init}) on {first.dataset}"
+
+    @property
+    def attackers(self) -> int:
+        """How many were tried; nobody is one who does nothing."""
+        return len(self.attempts) - bool(self.plain)
 
     def kinds(self, both: bool = False) -> list[str]:
         """The worst cases that there are: one, if all attempts, or none, need clean labels; or `both` all the same."""

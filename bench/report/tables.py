@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from bench.report.statistics import Estimate
 
 MISSING = "--"
 MANY = 5
-"""With more defenses than this, they are the rows of a table of their own, and the summary has the best alone."""
+"""With more defenses than this, they are the rows of tables of their own, and the summary has the best alone."""
 ONE_SEED = "n=1: one seed; the intervals speak for the test images, not for another training."
 
 
@@ -58,18 +57,19 @@ def detail_table(column: Column) -> Table:
 def summary_table(columns: list[Column]) -> Table:
     """All victims and defenses side by side; with several defenses, the best score any of them recovered.
 
-    Of more than `MANY` it shows the victim without a defense and the best alone.
+    Where they are many (`under_many`), it shows the victims without a defense and with the best alone.
     """
     labels = list(dict.fromkeys(row.label for column in columns for row in column.rows))
     header = ["training images"]
     several = len({column.dataset for column in columns}) > 1
+    few = _few(columns)
     cells: dict[str, list[str]] = {label: [] for label in labels}
     for victim in dict.fromkeys(victim_key(c) for c in columns):
         mine = [c for c in columns if victim_key(c) == victim]
         place = f" on {mine[0].dataset}" if several else ""
         start = "" if mine[0].init == "scratch" else f" from {mine[0].init}"
         who = f"{mine[0].victim}{start}{place}"
-        for column in _few(mine):
+        for column in (c for c in few if victim_key(c) == victim):
             mark = " (invalid)" if column.gate.state == "invalid" else ""
             header.append(f"{who}, {column.defense}, {column.metric}{mark}")
             by_label = {row.label: row for row in column.rows}
@@ -81,15 +81,29 @@ def summary_table(columns: list[Column]) -> Table:
             for label in labels:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})
-    if any(len([c for c in columns if victim_key(c) == victim_key(column)]) > MANY for column in columns):
+    if under_many(columns):
         notes.insert(0, "worst case: for the data owner, the best score of all countermeasures.")
     return Table("Summary", tuple(header), tuple((k, *v) for k, v in cells.items()), tuple(notes))
 
 
+def under_many(columns: list[Column]) -> list[list[Column]]:
+    """The columns of each victim whose defenses are the rows of tables of their own; most often there is none.
+
+    Where one victim is under more than `MANY` defenses, these are all victims under several: they stand in the same
+    tables, however many were run of each, and can be compared.
+    """
+    groups: dict[tuple[str, ...], list[Column]] = {}
+    for column in columns:
+        groups.setdefault(victim_key(column), []).append(column)
+    if max(map(len, groups.values()), default=0) <= MANY:
+        return []
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def _few(columns: list[Column]) -> list[Column]:
-    """Those that fit side by side: of a victim under more than `MANY` defenses, the one without."""
-    numbers = Counter(victim_key(column) for column in columns)
-    return [c for c in columns if numbers[victim_key(c)] <= MANY or c.defense_name == "none"]
+    """Those that fit side by side: of a victim with tables of its own, the one without a defense."""
+    elsewhere = {victim_key(group[0]) for group in under_many(columns)}
+    return [c for c in columns if victim_key(c) not in elsewhere or c.defense_name == "none"]
 
 
 def mixing_table(column: Column) -> Table | None:
@@ -136,7 +150,8 @@ def noise_tables(columns: list[Column]) -> list[Table]:
     for column in columns:
         groups.setdefault((column.dataset, column.profile, column.codec), []).append(column)
     tables = []
-    for (dataset, profile, _), mine in groups.items():
+    few = _few(columns)
+    for (dataset, profile, codec), mine in groups.items():
         rows = {
             r.label: r for c in mine for r in c.rows if r.noise and r.noise["spectrum"] and not r.clean_ratio
         }
@@ -144,7 +159,7 @@ def noise_tables(columns: list[Column]) -> list[Table]:
             continue
         header = ["training images", "mean change in/out, levels", "low", "middle", "high frequencies"]
         header += ["one colour", "one tile"]
-        shown = _few(mine)
+        shown = [c for c in few if (c.dataset, c.profile, c.codec) == (dataset, profile, codec)]
         header += [f"explained by the budget, {c.victim}, {c.defense}" for c in shown]
         body = []
         for label, row in rows.items():

@@ -105,6 +105,25 @@ def test_the_worst_cases_of_all_victims_are_one_table(store: Store, add_record: 
     assert worst_case_table([column for column in found if column.defense_name == "none"]) is None
 
 
+def test_a_victim_under_few_stands_beside_one_under_many(store: Store, add_record: Add) -> None:
+    for victim, tried in (("unetplusplus", [*ACCURACY]), ("deeplabv3", ["none", "jpeg"]), ("dino", ["none"])):
+        for defense in tried:
+            add_record(0.9, defense=defense, victim=victim)
+            add_record(ACCURACY[defense], "unseg", defense=defense, victim=victim)
+    found = columns(store, read_records(store))
+    assert [table.title.split()[1] for table in countermeasure_tables(found)] == ["unetplusplus", "deeplabv3"]
+    assert [name for name in summary_table(found).header if "jpeg" in name] == []
+    table = worst_case_table(found)
+    assert table is not None
+    assert [(row[0].split()[0], row[4]) for row in table.rows if row[1] == UNSEG] == [
+        ("unetplusplus", "purifier"),
+        ("deeplabv3", "jpeg"),
+    ]
+    assert re.search(r": 5 of unetplusplus .*, 1 of deeplabv3 .*\.$", table.notes[-1])
+    alone = [column for column in found if column.victim == "deeplabv3"]
+    assert countermeasure_tables(alone) == [] and worst_case_table(alone) is None
+
+
 def test_where_all_need_clean_labels_the_other_worst_case_is_missing(store: Store, add_record: Add) -> None:
     for share in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
         add_record(0.9, defense="early_stop", defense_with={"options": {"share": share}})
