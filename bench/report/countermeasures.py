@@ -60,7 +60,7 @@ def worst_case_table(columns: list[Column]) -> Table | None:
         LEFT,
     ]
     if len({trial.attackers for trial in trials}) > 1:
-        numbers = ", ".join(f"{trial.attackers} of {trial.victim}" for trial in trials)
+        numbers = ", ".join(f"{trial.attackers} by {trial.victim}" for trial in trials)
         notes.append(
             f"Not all met as many countermeasures, and the best of more can only be better: {numbers}."
         )

@@ -119,7 +119,7 @@ def test_a_victim_under_few_stands_beside_one_under_many(store: Store, add_recor
         ("unetplusplus", "purifier"),
         ("deeplabv3", "jpeg"),
     ]
-    assert re.search(r": 5 of unetplusplus .*, 1 of deeplabv3 .*\.$", table.notes[-1])
+    assert re.search(r": 5 by unetplusplus .*, 1 by deeplabv3 .*\.$", table.notes[-1])
     alone = [column for column in found if column.victim == "deeplabv3"]
     assert countermeasure_tables(alone) == [] and worst_case_table(alone) is None
 
