@@ -44,7 +44,7 @@ def countermeasure_tables(columns: list[Column]) -> list[Table]:
 
 
 def worst_case_table(columns: list[Column]) -> Table | None:
-    """What the best attacker leaves of each protection: all victims in one table, where defenses are many."""
+    """What the best attacker leaves of each protection, of all victims in one table; None where defenses are few."""
     trials = [_Trials.of(group) for group in under_many(columns)]
     if not trials:
         return None

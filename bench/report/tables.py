@@ -64,12 +64,11 @@ def summary_table(columns: list[Column]) -> Table:
     several = len({column.dataset for column in columns}) > 1
     few = _few(columns)
     cells: dict[str, list[str]] = {label: [] for label in labels}
-    for victim in dict.fromkeys(victim_key(c) for c in columns):
-        mine = [c for c in columns if victim_key(c) == victim]
+    for mine in _by_victim(columns):
         place = f" on {mine[0].dataset}" if several else ""
         start = "" if mine[0].init == "scratch" else f" from {mine[0].init}"
         who = f"{mine[0].victim}{start}{place}"
-        for column in (c for c in few if victim_key(c) == victim):
+        for column in (c for c in mine if c in few):
             mark = " (invalid)" if column.gate.state == "invalid" else ""
             header.append(f"{who}, {column.defense}, {column.metric}{mark}")
             by_label = {row.label: row for row in column.rows}
@@ -92,18 +91,23 @@ def under_many(columns: list[Column]) -> list[list[Column]]:
     Where one victim is under more than `MANY` defenses, these are all victims under several: they stand in the same
     tables, however many were run of each, and can be compared.
     """
-    groups: dict[tuple[str, ...], list[Column]] = {}
-    for column in columns:
-        groups.setdefault(victim_key(column), []).append(column)
-    if max(map(len, groups.values()), default=0) <= MANY:
+    groups = _by_victim(columns)
+    if max(map(len, groups), default=0) <= MANY:
         return []
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in groups if len(group) > 1]
 
 
 def _few(columns: list[Column]) -> list[Column]:
     """Those that fit side by side: of a victim with tables of its own, the one without a defense."""
-    elsewhere = {victim_key(group[0]) for group in under_many(columns)}
-    return [c for c in columns if victim_key(c) not in elsewhere or c.defense_name == "none"]
+    elsewhere = {_victim_key(group[0]) for group in under_many(columns)}
+    return [c for c in columns if _victim_key(c) not in elsewhere or c.defense_name == "none"]
+
+
+def _by_victim(columns: list[Column]) -> list[list[Column]]:
+    groups: dict[tuple[str, ...], list[Column]] = {}
+    for column in columns:
+        groups.setdefault(_victim_key(column), []).append(column)
+    return list(groups.values())
 
 
 def mixing_table(column: Column) -> Table | None:
@@ -150,8 +154,7 @@ def noise_tables(columns: list[Column]) -> list[Table]:
     for column in columns:
         groups.setdefault((column.dataset, column.profile, column.codec), []).append(column)
     tables = []
-    few = _few(columns)
-    for (dataset, profile, codec), mine in groups.items():
+    for (dataset, profile, _), mine in groups.items():
         rows = {
             r.label: r for c in mine for r in c.rows if r.noise and r.noise["spectrum"] and not r.clean_ratio
         }
@@ -159,7 +162,7 @@ def noise_tables(columns: list[Column]) -> list[Table]:
             continue
         header = ["training images", "mean change in/out, levels", "low", "middle", "high frequencies"]
         header += ["one colour", "one tile"]
-        shown = [c for c in few if (c.dataset, c.profile, c.codec) == (dataset, profile, codec)]
+        shown = _few(mine)
         header += [f"explained by the budget, {c.victim}, {c.defense}" for c in shown]
         body = []
         for label, row in rows.items():
@@ -273,6 +276,6 @@ def points(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
-def victim_key(column: Column) -> tuple[str, ...]:
+def _victim_key(column: Column) -> tuple[str, ...]:
     """What the columns of one victim under several defenses have in common."""
     return (column.victim, column.task, column.init, column.dataset, column.profile, column.codec)
