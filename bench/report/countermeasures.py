@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.report.results import Column, Row, defense_order
-from bench.report.tables import MISSING, ONE_SEED, Table, percent, points, under_many
+from bench.report.tables import (
+    MISSING,
+    ONE_SEED,
+    Table,
+    notes_on_images,
+    percent,
+    points,
+    under_many,
+)
 
 SOME_CLEAN = "{:g} % of the images clean, with labels"
 WITHOUT_LABELS, WORST_CASE = "worst case without clean labels", "worst case"
@@ -40,12 +48,12 @@ def countermeasure_tables(columns: list[Column]) -> list[Table]:
     An attacker who has a part of the images clean is a row, too, if that was run: with the clean images alone, which
     is the same for all protections, and together with the protected rest.
     """
-    return [_table(_Trials.of(group)) for group in under_many(columns)]
+    return [_table(trials) for trials in _Trials.of_all(columns)]
 
 
 def worst_case_table(columns: list[Column]) -> Table | None:
     """What the best attacker leaves of each protection, of all victims in one table; None where defenses are few."""
-    trials = [_Trials.of(group) for group in under_many(columns)]
+    trials = _Trials.of_all(columns)
     if not trials:
         return None
     rows = []
@@ -64,6 +72,7 @@ def worst_case_table(columns: list[Column]) -> Table | None:
         notes.append(
             f"Not all met as many countermeasures, and the best of more can only be better: {numbers}."
         )
+    notes += notes_on_images([column for trial in trials for column in trial.columns])
     first = [trial.columns[0] for trial in trials]
     where, profiles = (
         " and ".join(dict.fromkeys(values))
@@ -92,10 +101,17 @@ class _Trials:
     clean: float | None
 
     @classmethod
-    def of(cls, columns: list[Column]) -> _Trials:
+    def of_all(cls, columns: list[Column]) -> list[_Trials]:
+        """Those of each victim that is under many; a countermeasure has the same name with all of them."""
+        groups = under_many(columns)
+        everyone = [column for group in groups for column in group]
+        return [cls._of(group, everyone) for group in groups]
+
+    @classmethod
+    def _of(cls, columns: list[Column], everyone: list[Column]) -> _Trials:
         columns = sorted(columns, key=defense_order)
         labels = list(dict.fromkeys(r.label for c in columns for r in c.rows if not r.clean_ratio))
-        attempts = [attempt for column in columns for attempt in _attempts(column, columns, labels)]
+        attempts = [attempt for column in columns for attempt in _attempts(column, everyone, labels)]
         without = [row for column in columns if column.defense_name == "none" for row in column.rows]
         plain = {row.label: row for row in without if not row.clean_ratio}
         clean = next((row.score.value for row in without if row.role == "clean"), None)
@@ -147,15 +163,16 @@ def _table(trials: _Trials) -> Table:
     ]
     counts = {len(row.seeds) for column in columns for row in column.rows if row.seeds}
     notes.append(ONE_SEED if counts == {1} else f"n={', '.join(map(str, sorted(counts)))} seeds.")
+    notes += notes_on_images(columns)
     header = ("countermeasure", "needs", *labels)
     title = f"Countermeasures: {trials.victim}, profile {first.profile}"
     return Table(title, header, tuple(rows), tuple(notes))
 
 
-def _attempts(column: Column, columns: list[Column], labels: list[str]) -> Iterator[_Attempt]:
+def _attempts(column: Column, everyone: list[Column], labels: list[str]) -> Iterator[_Attempt]:
     """One column's countermeasure, with all images protected and with each share of clean ones that was run."""
     mark = " (invalid)" if column.gate.state == "invalid" else ""
-    name = _variant(column, columns)
+    name = _variant(column, everyone)
     for ratio in sorted({row.clean_ratio for row in column.rows}):
         mine = [row for row in column.rows if row.clean_ratio == ratio]
         if not ratio:
@@ -175,10 +192,10 @@ def _attempts(column: Column, columns: list[Column], labels: list[str]) -> Itera
             yield _Attempt(f"{name}, {share:g} % clean{mark}", needs, True, by_protector)
 
 
-def _variant(column: Column, columns: list[Column]) -> str:
+def _variant(column: Column, everyone: list[Column]) -> str:
     """The defense's name, with the options in which it differs from others of its name, and what it learned from."""
     mine = column.defense_options
-    others = [c.defense_options for c in columns if c.defense_name == column.defense_name]
+    others = [c.defense_options for c in everyone if c.defense_name == column.defense_name]
     told = [f"{k}={v}" for k, v in mine.items() if any(other.get(k) != v for other in others)]
     told += [f"learned from {column.learned_from}"] if column.learned_from else []
     return f"{column.defense_name} ({', '.join(told)})" if told else column.defense_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench import registry
@@ -53,6 +53,8 @@ class Row:
         seconds: Mean wall seconds of fit, protect, train and evaluate.
         gpu_seconds: Mean GPU seconds of the same.
         curves: For each seed the scores over the training, as the records hold them.
+        protected: What was measured of the protected images, PSNR in dB and SSIM, by the key of what made them: with
+            the same key, other values mean other images.
     """
 
     label: str
@@ -73,6 +75,7 @@ class Row:
     seconds: float
     gpu_seconds: float
     curves: tuple[list[dict[str, Any]], ...] = ()
+    protected: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -315,6 +318,11 @@ def _row(
         seconds=_mean(sum(c["seconds"] for c in cost) for cost in costs) or 0.0,
         gpu_seconds=_mean(sum(c["gpu_seconds"] for c in cost) for cost in costs) or 0.0,
         curves=tuple(r.get("curve", []) for r in done),
+        protected={
+            r["stages"]["protect"]: (r["protection"]["psnr"], r["protection"]["ssim"])
+            for r in done
+            if "protect" in r["stages"]
+        },
     )
 
 

@@ -51,7 +51,8 @@ def detail_table(column: Column) -> Table:
     title = (
         f"{column.victim} ({column.task}, init {column.init}) on {column.dataset}, defense {column.defense}"
     )
-    return Table(f"{title}, profile {column.profile}", header, rows, tuple(_notes(column)))
+    notes = (*_notes(column), *notes_on_images([column]))
+    return Table(f"{title}, profile {column.profile}", header, rows, notes)
 
 
 def summary_table(columns: list[Column]) -> Table:
@@ -80,6 +81,7 @@ def summary_table(columns: list[Column]) -> Table:
             for label in labels:
                 cells[label].append(_worst_case(mine, label))
     notes = sorted({note for column in columns for note in _notes(column)})
+    notes += notes_on_images(columns)
     if under_many(columns):
         notes.insert(0, "worst case: for the data owner, the best score of all countermeasures.")
     return Table("Summary", tuple(header), tuple((k, *v) for k, v in cells.items()), tuple(notes))
@@ -108,6 +110,31 @@ def _by_victim(columns: list[Column]) -> list[list[Column]]:
     for column in columns:
         groups.setdefault(_victim_key(column), []).append(column)
     return list(groups.values())
+
+
+def notes_on_images(columns: list[Column]) -> list[str]:
+    """Says of which protections the victims did not all get the same images, though all were asked for the same.
+
+    A generator that is trained anew on another kind of processor, or with other libraries, ends with other weights, so
+    cells that ran on several machines may not have met the same noise. New random noise is the same everywhere.
+    """
+    measured: dict[str, dict[str, set[tuple[float | None, float | None]]]] = {}
+    for row in (row for column in columns for row in column.rows):
+        for key, values in row.protected.items():
+            measured.setdefault(row.protector, {}).setdefault(key, set()).add(values)
+    notes = []
+    for protector, by_key in measured.items():
+        differing = [values for values in by_key.values() if len(values) > 1]
+        if not differing:
+            continue
+        most = max(map(len, differing))
+        psnr = [value for values in differing for value, _ in values if value is not None]
+        span = f" (PSNR {min(psnr):.4f} to {max(psnr):.4f} dB)" if psnr else ""
+        notes.append(
+            f"{protector}: the cells did not all train on the same images. The protector was trained {most} times with "
+            f"one seed and came out differently, as it does on another kind of processor{span}."
+        )
+    return notes
 
 
 def mixing_table(column: Column) -> Table | None:

@@ -51,6 +51,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
         budget = {"kind": changes.pop("budget", "mask"), "epsilon": 8, "epsilon_background": 2}
         more = changes.pop("defense_with", {})
         options, noise = changes.pop("options", {}), changes.pop("noise", None)
+        psnr = changes.pop("psnr", 37.0)
         victim = {"name": changes.pop("victim", "unetplusplus"), "init": changes.pop("init", "scratch")}
         cell = validated(
             Cell,
@@ -69,7 +70,8 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
         key += f"-{cell.clean_ratio}" if cell.clean_ratio else ""
         key += "".join(f"-{name}-{value}" for name, value in {**options, **cell.victim.options}.items())
         key += "".join(f"-{key_of(value)}" for value in more.values())
-        planned = PlannedCell(cell, protector, {"protect": f"data-{protector}", "evaluate": key})
+        made_by = f"data-{key_of(cell.protector.model_dump())}-{seed}"
+        planned = PlannedCell(cell, protector, {"protect": made_by, "evaluate": key})
         if status != "done":
             return _write(store, {**_head(planned, status), "reason": "it broke"})
         metric = for_task("semantic", ("background", "disc", "square"))
@@ -83,7 +85,7 @@ def add_record(store: Store) -> Callable[..., dict[str, Any]]:
         folder = store.record_folder(key)
         folder.mkdir(parents=True, exist_ok=True)
         pandas.DataFrame(scores.per_image).to_parquet(folder / "per_image.parquet")
-        protection = {"psnr": 37.0, "ssim": 0.98, "linf_foreground": 8, "linf_background": 2}
+        protection = {"psnr": psnr, "ssim": 0.98, "linf_foreground": 8, "linf_background": 2}
         if protector == "none":
             protection = {"psnr": None, "ssim": 1.0, "linf_foreground": 0, "linf_background": 0}
         return _write(

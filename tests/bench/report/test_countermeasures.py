@@ -124,6 +124,32 @@ def test_a_victim_under_few_stands_beside_one_under_many(store: Store, add_recor
     assert countermeasure_tables(alone) == [] and worst_case_table(alone) is None
 
 
+def test_a_countermeasure_has_the_same_name_with_every_victim(store: Store, add_record: Add) -> None:
+    tried = [("unetplusplus", "jpeg", {"quality": 10}), ("unetplusplus", "jpeg", {"quality": 50})]
+    tried += [("unetplusplus", defense, {}) for defense in ACCURACY if defense != "jpeg"]
+    tried += [("deeplabv3", "none", {}), ("deeplabv3", "jpeg", {"quality": 50})]
+    for victim, defense, options in tried:
+        for accuracy, protector in ((0.9, "none"), (0.4, "unseg")):
+            add_record(accuracy, protector, victim=victim, defense=defense, defense_with={"options": options})
+    first, second = countermeasure_tables(columns(store, read_records(store)))
+    assert {"jpeg (quality=10)", "jpeg (quality=50)"} <= set(by_name(first))
+    assert "jpeg (quality=50)" in by_name(second)
+
+
+def test_images_that_were_not_the_same_under_all_countermeasures_are_told(
+    store: Store, add_record: Add
+) -> None:
+    for number, (defense, accuracy) in enumerate(ACCURACY.items()):
+        add_record(0.9, defense=defense)
+        add_record(accuracy, "unseg", defense=defense, psnr=36.5 + number // 2)
+    found = columns(store, read_records(store))
+    worst = worst_case_table(found)
+    assert worst is not None
+    for table in (worst, table_of(store)):
+        (note,) = [note for note in table.notes if "same images" in note]
+        assert note.startswith(UNSEG) and "3 times" in note and "36.5000 to 38.5000 dB" in note
+
+
 def test_where_all_need_clean_labels_the_other_worst_case_is_missing(store: Store, add_record: Add) -> None:
     for share in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
         add_record(0.9, defense="early_stop", defense_with={"options": {"share": share}})

@@ -13,6 +13,7 @@ from bench.report import gate
 from bench.report.render import to_csv, to_latex, to_markdown, to_text
 from bench.report.results import columns
 from bench.report.tables import (
+    Table,
     detail_table,
     mixing_table,
     noise_tables,
@@ -47,6 +48,26 @@ def test_mean_and_paired_drop_over_seeds(store: Store, add_record: Add) -> None:
     assert last.drop.low < last.drop.value < last.drop.high < 0
     assert last.seeds == (0, 1, 2)
     assert last.seconds == 20.0
+
+
+def test_a_table_says_where_one_key_stood_for_several_sets_of_images(store: Store, add_record: Add) -> None:
+    def told(table: Table) -> list[str]:
+        return [note for note in table.notes if "same images" in note]
+
+    for seed in (0, 1):  # another seed is another generator, and is meant to be
+        add_record(0.9, seed=seed)
+        add_record(0.4, "unseg", seed=seed, psnr=36.5 + seed / 4)
+        add_record(0.5, "random", seed=seed)
+    (column,) = columns(store, read_records(store))
+    assert told(detail_table(column)) == told(summary_table([column])) == []
+    add_record(0.9, victim="deeplabv3")
+    add_record(0.3, "unseg", victim="deeplabv3", psnr=36.5001)
+    add_record(0.5, "random", victim="deeplabv3")
+    found = columns(store, read_records(store))
+    assert [told(detail_table(column)) for column in found] == [[], []]
+    (note,) = told(summary_table(found))
+    assert note.startswith("unseg 8/255 mask, 2/255 outside: ") and "2 times" in note
+    assert "PSNR 36.5000 to 36.5001 dB" in note
 
 
 def test_a_seed_without_clean_twin_is_no_part_of_the_drop(store: Store, add_record: Add) -> None:
