@@ -1,7 +1,9 @@
 """Puts the tables of the stores below `results/cpu` into the pages that show them again, under the titles there.
 
     bench tables --store results/cpu
+    bench tables --store results/cpu/another_processor
     bench tables --store results/cpu/countermeasures_photographs
+    bench tables specs/cpu/table*.toml specs/cpu/figure*.toml --store results/cpu/specs
     bench tables specs/cpu/countermeasures.toml --store results/cpu/countermeasures
     python benchmarks/result_tables.py
 

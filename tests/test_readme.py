@@ -20,7 +20,7 @@ RESULTS = ROOT / "results" / "cpu"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-STORES = ("", "specs", "countermeasures", "countermeasures_photographs")
+STORES = ("", "specs", "another_processor", "countermeasures", "countermeasures_photographs")
 
 
 @pytest.fixture(scope="module")

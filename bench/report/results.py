@@ -319,11 +319,15 @@ def _row(
         gpu_seconds=_mean(sum(c["gpu_seconds"] for c in cost) for cost in costs) or 0.0,
         curves=tuple(r.get("curve", []) for r in done),
         protected={
-            r["stages"]["protect"]: (r["protection"]["psnr"], r["protection"]["ssim"])
-            for r in done
-            if "protect" in r["stages"]
+            r["stages"]["protect"]: _measured(r["protection"]) for r in done if "protect" in r["stages"]
         },
     )
+
+
+def _measured(protection: dict[str, Any]) -> tuple[float | None, float | None]:
+    """PSNR and SSIM, without the last digits, in which two processors may sum the same images differently."""
+    psnr, ssim = (None if v is None else round(v, 6) for v in (protection["psnr"], protection["ssim"]))
+    return psnr, ssim
 
 
 def _estimate(store: Store, records: list[Record]) -> Estimate:

@@ -168,6 +168,7 @@ def mixing_table(column: Column) -> Table | None:
         f"{column.metric} on clean test images; in brackets the difference to the clean images alone, paired by seed "
         "and image.",
         *_notes(column),
+        *notes_on_images([column]),
     )
     return Table(f"{title}, defense {column.defense}, profile {column.profile}", header, tuple(rows), notes)
 

@@ -62,12 +62,24 @@ def test_a_table_says_where_one_key_stood_for_several_sets_of_images(store: Stor
     assert told(detail_table(column)) == told(summary_table([column])) == []
     add_record(0.9, victim="deeplabv3")
     add_record(0.3, "unseg", victim="deeplabv3", psnr=36.5001)
-    add_record(0.5, "random", victim="deeplabv3")
+    add_record(0.5, "random", victim="deeplabv3", psnr=37.0 + 1e-13)  # as another processor sums
     found = columns(store, read_records(store))
     assert [told(detail_table(column)) for column in found] == [[], []]
     (note,) = told(summary_table(found))
     assert note.startswith("unseg 8/255 mask, 2/255 outside: ") and "2 times" in note
     assert "PSNR 36.5000 to 36.5001 dB" in note
+
+
+def test_images_that_were_not_the_same_with_a_part_of_them_clean_are_told(
+    store: Store, add_record: Add
+) -> None:
+    add_record(0.9)
+    add_record(0.4, "unseg")
+    add_record(0.6, "unseg", clean_ratio=0.2, psnr=36.0)
+    (column,) = columns(store, read_records(store))
+    for table in (detail_table(column), mixing_table(column)):
+        (note,) = [note for note in table.notes if "same images" in note]
+        assert note.startswith("unseg 8/255 mask, 2/255 outside: ") and "2 times" in note
 
 
 def test_a_seed_without_clean_twin_is_no_part_of_the_drop(store: Store, add_record: Add) -> None:
