@@ -67,8 +67,8 @@ def worst_case_table(columns: list[Column]) -> Table | None:
         "The worst case is the data owner's: the best score that any of the countermeasures brought.",
         LEFT,
     ]
-    if len({trial.attackers for trial in trials}) > 1:
-        numbers = ", ".join(f"{trial.attackers} by {trial.victim}" for trial in trials)
+    if len({number for trial in trials for number in trial.attackers}) > 1:
+        numbers = ", ".join(f"{' to '.join(map(str, trial.attackers))} by {trial.victim}" for trial in trials)
         notes.append(
             f"Not all met as many countermeasures, and the best of more can only be better: {numbers}."
         )
@@ -123,9 +123,20 @@ class _Trials:
         return f"{first.victim} ({first.task}, init {first.init}) on {first.dataset}"
 
     @property
-    def attackers(self) -> int:
-        """How many were tried; nobody is one who does nothing."""
-        return len(self.attempts) - bool(self.plain)
+    def attackers(self) -> list[int]:
+        """How many were tried on the protections that met fewest and most: one number where that is the same.
+
+        Nobody is one who does nothing, and unprotected images are no protection.
+        """
+        protections = [label for label in self.labels if not self._is_clean(label)] or self.labels
+        met = [
+            sum(attempt.score(label) is not None for attempt in self.attempts) - (label in self.plain)
+            for label in protections
+        ]
+        return sorted({min(met), max(met)})
+
+    def _is_clean(self, label: str) -> bool:
+        return any(row.label == label and row.role == "clean" for c in self.columns for row in c.rows)
 
     def kinds(self, both: bool = False) -> list[str]:
         """The worst cases that there are: one, if all attempts, or none, need clean labels; or `both` all the same."""

@@ -102,6 +102,7 @@ def test_the_worst_cases_of_all_victims_are_one_table(store: Store, add_record: 
     assert rows[UNSEG][2].startswith(by_name(many)["none"][many.header.index(UNSEG)])
     # Nobody tried anything against random noise: what is left of its protection is all of it.
     assert rows[RANDOM][4] == "none"
+    assert re.search(r"as many countermeasures, .*: 0 to 5 by unetplusplus .*\.$", table.notes[-1])
     assert worst_case_table([column for column in found if column.defense_name == "none"]) is None
 
 
