@@ -4,7 +4,8 @@
     python benchmarks/clean_drops.py results/cpu/countermeasures
 
 In points (0 to 100) of the victim's score; negative is a gain. With one seed each number is that of one training,
-and another one differs by a point or two: declarations (`Defense.clean_drop`) leave room for that.
+and another one differs by a point or two: declarations (`Defense.clean_drop`) leave room for that. They are of UNet++;
+`--victim` says what another one loses, which may be more.
 """
 
 from __future__ import annotations

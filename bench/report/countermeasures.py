@@ -128,15 +128,13 @@ class _Trials:
 
         Nobody is one who does nothing, and unprotected images are no protection.
         """
-        protections = [label for label in self.labels if not self._is_clean(label)] or self.labels
+        clean = {row.label for column in self.columns for row in column.rows if row.role == "clean"}
         met = [
             sum(attempt.score(label) is not None for attempt in self.attempts) - (label in self.plain)
-            for label in protections
+            for label in self.labels
+            if label not in clean or len(self.labels) == 1
         ]
         return sorted({min(met), max(met)})
-
-    def _is_clean(self, label: str) -> bool:
-        return any(row.label == label and row.role == "clean" for c in self.columns for row in c.rows)
 
     def kinds(self, both: bool = False) -> list[str]:
         """The worst cases that there are: one, if all attempts, or none, need clean labels; or `both` all the same."""

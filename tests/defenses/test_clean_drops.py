@@ -18,6 +18,9 @@ SCRIPT = runpy.run_path(str(ROOT / "benchmarks" / "clean_drops.py"))
 MEASURED: dict[str, float] = SCRIPT["clean_drops"](ROOT / "results" / "cpu" / "countermeasures")
 
 
+DEEPLAB: dict[str, float] = SCRIPT["clean_drops"](ROOT / "results" / "cpu" / "countermeasures", "deeplabv3")
+
+
 def test_every_countermeasure_was_measured() -> None:
     assert set(MEASURED) == set(LISTS["all"]) - {"none"}
 
@@ -42,3 +45,11 @@ def test_the_page_of_the_defenses_has_what_was_measured() -> None:
     for name, row in told.items():
         clean = next(cell for cell in row[1:] if re.fullmatch(r"\d\d\.\d(?: / \d\d\.\d)?", cell))
         assert plain - float(clean.split(" / ")[0]) == pytest.approx(MEASURED[name], abs=0.11), name
+
+
+def test_the_page_says_which_cost_another_victim_more_than_is_declared() -> None:
+    page = (ROOT / "docs" / "defenses.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"\*\*Another victim may lose more\*\*(.*?)\n\n", page, re.DOTALL)
+    more = {name: drop for name, drop in DEEPLAB.items() if drop > registry.load("defense", name).clean_drop}
+    figures = {name: float(drop) for name, drop in re.findall(r"`(\w+)` \(([\d.]+)", told)}
+    assert figures == pytest.approx(more, abs=0.051)
