@@ -4,8 +4,8 @@
     python benchmarks/clean_drops.py results/cpu/countermeasures
 
 In points (0 to 100) of the victim's score; negative is a gain. With one seed each number is that of one training,
-and another one differs by a point or two: declarations (`Defense.clean_drop`) leave room for that. They are of UNet++;
-`--victim` says what another one loses, which may be more.
+and another one differs by a point or two: declarations (`Defense.clean_drop`) leave room for that. They are of the
+victim that loses most.
 """
 
 from __future__ import annotations
@@ -20,22 +20,26 @@ from bench.spec import plain_options
 from bench.store import Store
 
 
-def clean_drops(root: Path, victim: str = "unetplusplus") -> dict[str, float]:
-    """Points that a victim loses on clean data, by defense with its default options; means over the seeds."""
-    scores: dict[str, dict[int, float]] = {}
+def clean_drops(root: Path) -> dict[str, dict[str, float]]:
+    """Points that each victim loses on clean data, by defense with its default options; means over the seeds."""
+    scores: dict[str, dict[str, dict[int, float]]] = {}
     for record in read_records(Store(root)):
         cell = record["cell"]
-        found, ours = cell["defense"], (cell["protector"]["name"], cell["victim"]["name"])
+        found = cell["defense"]
         defense = registry.load("defense", found["name"])
-        if record["status"] != "done" or ours != ("none", victim) or cell.get("clean_ratio"):
+        if record["status"] != "done" or cell["protector"]["name"] != "none" or cell.get("clean_ratio"):
             continue
         if found["options"] == plain_options(defense.resolve_options(cell["profile"], {})):
             score = record["scores"]["val"][record["scores"]["primary"]]
-            scores.setdefault(found["name"], {})[cell["seed"]] = 100 * score
+            by_victim = scores.setdefault(found["name"], {})
+            by_victim.setdefault(cell["victim"]["name"], {})[cell["seed"]] = 100 * score
     plain = scores.pop("none")
     return {
-        name: mean(plain[seed] - score for seed, score in by_seed.items() if seed in plain)
-        for name, by_seed in scores.items()
+        name: {
+            victim: mean(plain[victim][seed] - score for seed, score in by_seed.items())
+            for victim, by_seed in by_victim.items()
+        }
+        for name, by_victim in scores.items()
     }
 
 
@@ -44,14 +48,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store", type=Path)
-    parser.add_argument("--victim", default="unetplusplus")
-    arguments = parser.parse_args()
-    for name, drop in sorted(
-        clean_drops(arguments.store, arguments.victim).items(), key=lambda pair: pair[1]
-    ):
+    drops = clean_drops(parser.parse_args().store)
+    victims = sorted({victim for by_victim in drops.values() for victim in by_victim})
+    print(f"{'':<22}" + "".join(f" {victim:>12}" for victim in victims) + "  declared")
+    for name, by_victim in sorted(drops.items(), key=lambda pair: max(pair[1].values())):
         declared = registry.load("defense", name).clean_drop
-        mark = "   MORE THAN DECLARED" if declared is None or drop > declared else ""
-        print(f"{name:<22} {drop:6.1f}  declared {declared}{mark}")
+        cells = "".join(
+            f" {by_victim[victim]:12.1f}" if victim in by_victim else f" {'--':>12}" for victim in victims
+        )
+        mark = "   MORE THAN DECLARED" if declared is None or max(by_victim.values()) > declared else ""
+        print(f"{name:<22}{cells}  {declared}{mark}")
 
 
 if __name__ == "__main__":

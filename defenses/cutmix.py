@@ -36,7 +36,7 @@ class CutMix(Defense):
     name: ClassVar[str] = "cutmix"
     summary: ClassVar[str] = "a rectangle of another training image pasted, with its labels"
     paper: ClassVar[str] = "Yun et al., ICCV 2019, arXiv 1905.04899"
-    clean_drop: ClassVar[float | None] = 15.0
+    clean_drop: ClassVar[float | None] = 17.0
     time_factor: ClassVar[float] = 1.02
     Options: ClassVar[type[DefenseOptions]] = CutMixOptions
     options: CutMixOptions

@@ -34,7 +34,7 @@ class Cutout(Defense):
     name: ClassVar[str] = "cutout"
     summary: ClassVar[str] = "a square of each training image hidden, and void in its labels"
     paper: ClassVar[str] = "DeVries and Taylor, arXiv 1708.04552"
-    clean_drop: ClassVar[float | None] = 9.0
+    clean_drop: ClassVar[float | None] = 12.0
     time_factor: ClassVar[float] = 1.01
     Options: ClassVar[type[DefenseOptions]] = CutoutOptions
     options: CutoutOptions

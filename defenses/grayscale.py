@@ -19,7 +19,7 @@ class Grayscale(Defense):
     name: ClassVar[str] = "grayscale"
     summary: ClassVar[str] = "training images without colours"
     paper: ClassVar[str] = "Liu et al., Image Shortcut Squeezing, ICML 2023, arXiv 2301.13838"
-    clean_drop: ClassVar[float | None] = 49.0
+    clean_drop: ClassVar[float | None] = 54.0
     time_factor: ClassVar[float] = 1.01
     Options: ClassVar[type[DefenseOptions]] = PreprocessingOptions
 

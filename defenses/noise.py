@@ -43,7 +43,7 @@ class Noise(Defense):
 
     name: ClassVar[str] = "noise"
     summary: ClassVar[str] = "random noise on the training images, new at every draw"
-    clean_drop: ClassVar[float | None] = 5.0
+    clean_drop: ClassVar[float | None] = 10.0
     time_factor: ClassVar[float] = 1.02
     Options: ClassVar[type[DefenseOptions]] = NoiseOptions
     options: NoiseOptions

@@ -46,7 +46,7 @@ class OrthogonalProjection(Defense):
     name: ClassVar[str] = "orthogonal_projection"
     summary: ClassVar[str] = "projects out of blocks of pixels what tells their classes apart linearly"
     paper: ClassVar[str] = "Sandoval-Segura et al., NeurIPS 2023, arXiv 2305.19254"
-    clean_drop: ClassVar[float | None] = 1.0
+    clean_drop: ClassVar[float | None] = 3.0
     time_factor: ClassVar[float] = 1.05
     Options: ClassVar[type[DefenseOptions]] = OrthogonalProjectionOptions
     options: OrthogonalProjectionOptions

@@ -48,7 +48,7 @@ class TotalVariation(Defense):
     name: ClassVar[str] = "total_variation"
     summary: ClassVar[str] = "total variation denoising of the training images"
     paper: ClassVar[str] = "Chambolle, An Algorithm for Total Variation Minimization, JMIV 20, 2004"
-    clean_drop: ClassVar[float | None] = 22.0
+    clean_drop: ClassVar[float | None] = 26.0
     time_factor: ClassVar[float] = 1.2
     Options: ClassVar[type[DefenseOptions]] = TotalVariationOptions
     options: TotalVariationOptions

@@ -68,7 +68,7 @@ def _describe(listing: Any) -> str:
     if getattr(plugin, "needs", None) and plugin.needs():
         parts.append(f"[needs {plugin.needs()}]")
     if getattr(plugin, "clean_drop", None):
-        parts.append(f"[UNet++ on clean shapes: up to {plugin.clean_drop:g} points less]")
+        parts.append(f"[on clean shapes: up to {plugin.clean_drop:g} points less]")
     if listing.origin != "unseg-bench":
         parts.append(f"from {listing.origin}")
     return " ".join(part for part in parts if part)
