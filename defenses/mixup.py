@@ -32,7 +32,7 @@ class Mixup(Defense):
     name: ClassVar[str] = "mixup"
     summary: ClassVar[str] = "training images blended in pairs, and the losses for both labels with them"
     paper: ClassVar[str] = "Zhang et al., ICLR 2018, arXiv 1710.09412"
-    clean_drop: ClassVar[float | None] = 5.0
+    clean_drop: ClassVar[float | None] = 10.0
     time_factor: ClassVar[float] = 2.2
     Options: ClassVar[type[DefenseOptions]] = MixupOptions
     options: MixupOptions

@@ -39,7 +39,7 @@ class RandAugment(Defense):
     name: ClassVar[str] = "rand_augment"
     summary: ClassVar[str] = "the colour operations of RandAugment, new at every draw"
     paper: ClassVar[str] = "Cubuk et al., RandAugment, NeurIPS 2020, arXiv 1909.13719"
-    clean_drop: ClassVar[float | None] = 16.0
+    clean_drop: ClassVar[float | None] = 19.0
     time_factor: ClassVar[float] = 1.02
     Options: ClassVar[type[DefenseOptions]] = RandAugmentOptions
     options: RandAugmentOptions
