@@ -42,7 +42,7 @@ class UEraser(Defense):
         "adversarial augmentation: plasma, channel shuffle and colour, the worst of several draws"
     )
     paper: ClassVar[str] = "Qin et al., arXiv 2303.15127"
-    clean_drop: ClassVar[float | None] = 21.0
+    clean_drop: ClassVar[float | None] = 27.0
     time_factor: ClassVar[float] = 5.0
     Options: ClassVar[type[DefenseOptions]] = UEraserOptions
     options: UEraserOptions
