@@ -53,7 +53,7 @@ class Defense(Learner):
 
     Attributes, besides those of `Learner`:
         clean_drop: What it may cost on clean data with its default options: points (0 to 100) of the score of
-            UNet++ or of DeepLabV3, whichever loses more, on `shapes` at profile `cpu`. None: not measured.
+            UNet++ or of DeepLabV3, whichever loses more, on `shapes` at profile `cpu`, rounded up. None: not measured.
         time_factor: What it may cost in time: seconds of a training iteration as a multiple of the plain one's.
         per_pixel: Whether it needs a victim that classifies each pixel; see `Victim.per_pixel`.
         needs_clean: Whether the attacker needs clean images with labels for it.

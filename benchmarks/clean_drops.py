@@ -33,14 +33,14 @@ def clean_drops(root: Path) -> dict[str, dict[str, float]]:
             score = record["scores"]["val"][record["scores"]["primary"]]
             by_victim = scores.setdefault(found["name"], {})
             by_victim.setdefault(cell["victim"]["name"], {})[cell["seed"]] = 100 * score
-    plain = scores.pop("none")
-    return {
-        name: {
-            victim: mean(plain[victim][seed] - score for seed, score in by_seed.items())
-            for victim, by_seed in by_victim.items()
-        }
-        for name, by_victim in scores.items()
-    }
+    plain = scores.pop("none", {})
+    drops: dict[str, dict[str, float]] = {}
+    for name, by_victim in scores.items():
+        for victim, by_seed in by_victim.items():
+            pairs = [(plain[victim][s], score) for s, score in by_seed.items() if s in plain.get(victim, {})]
+            if pairs:
+                drops.setdefault(name, {})[victim] = mean(before - after for before, after in pairs)
+    return drops
 
 
 def main() -> None:
