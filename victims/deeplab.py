@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.errors import SpecError
 from bench.victim import DataInfo, Init, Task, VictimOptions
 from victims import semantic
 from victims.recipes import shipped_config
+from victims.semantic_encoders import LITE0, normalisation
 
 BASE_CONFIG = "_base_/models/deeplabv3_r50-d8.py"
 """mmseg's own model, inside its wheel."""
@@ -17,11 +18,23 @@ BASE_CONFIG = "_base_/models/deeplabv3_r50-d8.py"
 EXPANSION = {18: 1, 50: 4, 101: 4}
 """Output channels of a residual block as a multiple of its width, by depth of the ResNet."""
 
+LITE0_DEPTH = 4
+"""Stages of EfficientNet-Lite0 that are used: as many as a ResNet has, whose last two feed mmseg's two heads."""
+LITE0_CHANNELS = (40, 112)
+"""Of those two."""
+LITE0_STRIDE = 8
+"""Pixels per cell of the last of them, which is dilated for it."""
+RESNET = ("depth", "width", "stem_channels", "max_pool", "strides", "dilations", "zero_init_residual")
+"""Options that shape the ResNet."""
+
 
 class DeepLabV3Options(semantic.SemanticOptions):
     """The network and its training.
 
     Attributes:
+        encoder: `resnet`, which the options from `depth` to `dilations` and `zero_init_residual` shape; or
+            `efficientnet-lite0`, the first four stages of it at stride 8, whose ImageNet weights come as a Python
+            package.
         depth: Of the ResNet.
         width: Channels of the ResNet's first stage (64 in the original).
         stem_channels: Channels of its stem of three 3x3 convolutions.
@@ -35,6 +48,9 @@ class DeepLabV3Options(semantic.SemanticOptions):
         sliding_window: Whether evaluation slides a window of the training size over the image.
     """
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"encoder"})
+
+    encoder: Literal["resnet", "efficientnet-lite0"] = "resnet"
     depth: Literal[18, 50, 101] = 18
     width: int = Field(default=16, gt=0)
     stem_channels: int = Field(default=16, gt=0)
@@ -47,9 +63,20 @@ class DeepLabV3Options(semantic.SemanticOptions):
     auxiliary_weight: float = Field(default=0.4, ge=0)
     sliding_window: bool = False
 
+    @model_validator(mode="after")
+    def _shapes_what_it_has(self) -> DeepLabV3Options:
+        changed = [name for name in RESNET if getattr(self, name) != type(self).model_fields[name].default]
+        if self.encoder == LITE0 and changed:
+            raise ValueError(
+                f"{', '.join(changed)}: of the ResNet, and encoder={LITE0} has a shape of its own"
+            )
+        return self
+
     @property
     def output_stride(self) -> int:
         """Pixels per cell of the logits before they are enlarged."""
+        if self.encoder == LITE0:
+            return LITE0_STRIDE
         stride = 4 if self.max_pool else 2
         for factor in self.strides:
             stride *= factor
@@ -102,20 +129,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class DeepLabV3(semantic.SemanticVictim):
-    """DeepLabV3 with a dilated ResNet, pyramid pooling and an auxiliary head."""
+    """DeepLabV3 with a dilated encoder, pyramid pooling and an auxiliary head."""
 
     name: ClassVar[str] = "deeplabv3"
-    summary: ClassVar[str] = "mmsegmentation's DeepLabV3 with a dilated ResNet"
+    summary: ClassVar[str] = f"mmsegmentation's DeepLabV3 with a dilated ResNet, or {LITE0}"
     paper: ClassVar[str] = "https://arxiv.org/abs/1706.05587"
     tasks: ClassVar[tuple[Task, ...]] = ("semantic", "binary")
     Options: ClassVar[type[VictimOptions]] = DeepLabV3Options
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     custom_imports: ClassVar[tuple[str, ...]] = (
         "victims.deeplab_model",
+        "victims.lite0_backbone",
         "victims.pretrained_torchvision",
         "victims.semantic_losses",
     )
     pools_globally: ClassVar[bool] = True
+
+    @classmethod
+    def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
+        """The profile's preset with `given` on top; what it says of the ResNet is for the ResNet alone."""
+        preset = cls.preset(profile)
+        if given.get("encoder") == LITE0:
+            preset = {name: value for name, value in preset.items() if name not in RESNET}
+        return cls.Options(**{**preset, **given})
 
     @property
     def divisor(self) -> int:
@@ -132,27 +168,29 @@ class DeepLabV3(semantic.SemanticVictim):
         """
         options = self.options
         assert isinstance(options, DeepLabV3Options)
-        if init == "imagenet" and options.width != 64:
-            raise SpecError(
-                "victim 'deeplabv3': ImageNet weights exist for a ResNet of width 64 alone: "
-                "add the options width=64 and stem_channels=64"
-            )
-        preprocessor = semantic.data_preprocessor(self.divisor)
-        model = base_model() | {"data_preprocessor": preprocessor, "pretrained": None}
-        model["backbone"] |= self._backbone(options, init)
+        model = base_model()
+        if options.encoder == LITE0:
+            mean, std = normalisation(LITE0, init)
+            backbone, channels = self._lite0(init), LITE0_CHANNELS
+        else:
+            mean, std = semantic.MEAN, semantic.STD
+            backbone = model["backbone"] | self._resnet(options, init)
+            width = options.width * EXPANSION[options.depth]
+            channels = (width * 4, width * 8)
+        preprocessor = semantic.data_preprocessor(self.divisor, mean, std)
+        model |= {"backbone": backbone, "data_preprocessor": preprocessor, "pretrained": None}
         for head, weight in (("decode_head", 1.0), ("auxiliary_head", options.auxiliary_weight)):
             model[head] |= self._head(semantic.class_count(data, task), weight)
         if options.dice_weight:
             dice = {"type": "ClassDiceLoss", "loss_weight": options.dice_weight}
             model["decode_head"]["loss_decode"] = [model["decode_head"]["loss_decode"], dice]
-        channels = options.width * EXPANSION[options.depth]
         model["decode_head"] |= {
-            "in_channels": channels * 8,
+            "in_channels": channels[1],
             "channels": options.aspp_channels,
             "dilations": options.aspp_dilations,
         }
         model["auxiliary_head"] |= {
-            "in_channels": channels * 4,
+            "in_channels": channels[0],
             "channels": max(options.aspp_channels // 2, 1),
         }
         if options.sliding_window:
@@ -164,7 +202,21 @@ class DeepLabV3(semantic.SemanticVictim):
         return model
 
     @staticmethod
-    def _backbone(options: DeepLabV3Options, init: Init) -> dict[str, Any]:
+    def _lite0(init: Init) -> dict[str, Any]:
+        return {
+            "type": "Lite0Backbone",
+            "depth": LITE0_DEPTH,
+            "output_stride": LITE0_STRIDE,
+            "pretrained": init == "imagenet",
+        }
+
+    @staticmethod
+    def _resnet(options: DeepLabV3Options, init: Init) -> dict[str, Any]:
+        if init == "imagenet" and options.width != 64:
+            raise SpecError(
+                "victim 'deeplabv3': ImageNet weights exist for a ResNet of width 64 alone: add the options "
+                f"width=64 and stem_channels=64, or encoder={LITE0}"
+            )
         pretrained = {"type": "TorchvisionResNet", "depth": options.depth}
         return {
             "type": "DilatedResNet",
