@@ -111,6 +111,7 @@ def everything_that_trains() -> list[dict[str, object]]:
         ),
         {"name": "unetplusplus", "init": "imagenet", "options": lite0},
         {"name": "deeplabv3plus", "init": "imagenet", "options": lite0},
+        {"name": "deeplabv3", "init": "imagenet", "options": lite0},
         {"name": "deeplabv3", "options": {**short, "depth": 50}},
         *({"name": "mask2former", "options": {**full, "backbone": name}} for name in ("r50", "swin-t")),
         {"name": "dino", "options": full},

@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights, resnet18
 from training_support import Identity, MemoryShapes, recipe_of
 
 from bench.errors import ArtifactCorrupt, EnvironmentFault, SpecError
 from bench.metrics.prediction import SemanticPrediction
+from bench.spec import plain_options
 from bench.training.inference import predict
 from bench.training.model import build_initialised_model
 from bench.training.trainer import train
 from bench.victim import DataInfo
-from victims.deeplab import DeepLabV3
+from victims.deeplab import LITE0_CHANNELS, DeepLabV3
+from victims.dilated_depthwise import DilatedDepthwise
+from victims.semantic_encoders import LITE0
 
 SIZES = ((64, 64), (37, 52), (64, 41), (33, 33))
 SLIDING = {
@@ -83,6 +87,37 @@ def test_tasks_and_starts_that_do_not_exist_are_refused() -> None:
         victim.recipe(data(), "semantic", "sam", "cpu")
     with pytest.raises(SpecError, match="width=64 and stem_channels=64"):
         victim.recipe(data(), "semantic", "imagenet", "cpu")
+
+
+@pytest.mark.parametrize("profile", ["ci", "cpu", "gpu", "paper"])
+def test_lite0_fits_every_profile_and_takes_no_shape_of_the_resnet(profile: str) -> None:
+    options = DeepLabV3.resolve_options(profile, {"encoder": LITE0})
+    model = DeepLabV3(options).recipe(data(), "binary", "imagenet", profile).model
+    assert model["backbone"] == {"type": "Lite0Backbone", "depth": 4, "output_stride": 8, "pretrained": True}
+    assert model["data_preprocessor"]["size_divisor"] == 8
+    assert (model["auxiliary_head"]["in_channels"], model["decode_head"]["in_channels"]) == LITE0_CHANNELS
+    with pytest.raises(ValidationError, match=f"depth, dilations: of the ResNet, and encoder={LITE0} has"):
+        DeepLabV3.resolve_options(profile, {"encoder": LITE0, "depth": 50, "dilations": [1, 1, 1, 1]})
+
+
+def test_the_encoder_is_part_of_the_key_where_it_is_not_the_resnet() -> None:
+    assert "encoder" not in plain_options(DeepLabV3.resolve_options("cpu", {"encoder": "resnet"}))
+    assert plain_options(DeepLabV3.resolve_options("cpu", {"encoder": LITE0}))["encoder"] == LITE0
+
+
+def test_lite0_gives_the_features_of_smps_dilated_encoder() -> None:
+    recipe = recipe_of(DeepLabV3, MemoryShapes(train=2), "semantic", encoder=LITE0)
+    backbone = build_initialised_model(recipe, "cpu", seed=0).backbone.eval()
+    replaced = [layer for layer in backbone.modules() if type(layer) is DilatedDepthwise]
+    images = torch.randn(2, 3, 40, 72)
+    with torch.no_grad():
+        found = backbone(images)
+        for layer in replaced:
+            layer.__class__ = torch.nn.Conv2d
+        expected = backbone.encoder(images)[1:]
+    assert replaced and len(found) == len(expected) == 4
+    assert found[-1].shape == (2, LITE0_CHANNELS[1], 5, 9) and found[-2].shape[1] == LITE0_CHANNELS[0]
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
 
 
 def imagenet_recipe() -> Any:

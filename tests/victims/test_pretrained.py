@@ -19,6 +19,7 @@ from bench.errors import ArtifactCorrupt, EnvironmentFault
 from bench.training.model import build_initialised_model
 from bench.victim import DataInfo
 from victims import pretrained, pretrained_efficientnet
+from victims.deeplab import LITE0_DEPTH, DeepLabV3
 from victims.deeplabv3plus import DeepLabV3Plus
 from victims.dino import DINO
 from victims.mask2former import Mask2Former
@@ -67,7 +68,12 @@ def features(classifier: Any, images: Tensor) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("victim", [UNetPlusPlus, DeepLabV3Plus])
+def encoder_of(model: Any) -> Any:
+    """The encoder of segmentation-models-pytorch in a victim's network."""
+    return (model.backbone if model.with_auxiliary_head else model.net).encoder
+
+
+@pytest.mark.parametrize("victim", [UNetPlusPlus, DeepLabV3Plus, DeepLabV3])
 def test_the_victims_encoder_starts_from_them(victim: Any) -> None:
     info = DataInfo(("a", "b"), (), image_size=64, train_images=8)
     options = victim.resolve_options("cpu", {"encoder": "efficientnet-lite0"})
@@ -75,29 +81,32 @@ def test_the_victims_encoder_starts_from_them(victim: Any) -> None:
     assert (
         recipe.model["data_preprocessor"]["mean"] == recipe.model["data_preprocessor"]["std"] == [127.5] * 3
     )
-    encoder = build_initialised_model(recipe, "cpu", seed=0).eval().net.encoder
+    encoder = encoder_of(build_initialised_model(recipe, "cpu", seed=0).eval())
     classifier = timm.create_model("tf_efficientnet_lite0")
     classifier.load_state_dict(lite0_weights())
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, found = features(classifier.eval(), images), encoder(images)[1:]
-    fine = 3  # DeepLabV3+ dilates the stages after these
-    assert len(found) == options.encoder_depth
+    fine = 3  # the DeepLabs dilate stages after these
+    assert len(found) == getattr(options, "encoder_depth", LITE0_DEPTH)
     for one, other in zip(expected[:fine], found[:fine], strict=True):
         assert torch.allclose(one, other, atol=1e-4)
     scratch = victim(options).recipe(info, "semantic", "scratch", "cpu")
-    random = build_initialised_model(scratch, "cpu", seed=0).net.encoder.state_dict()
+    random = encoder_of(build_initialised_model(scratch, "cpu", seed=0)).state_dict()
     assert not torch.equal(random["model.conv_stem.weight"], encoder.state_dict()["model.conv_stem.weight"])
     assert scratch.model["data_preprocessor"]["mean"] != [127.5] * 3
 
 
-def test_stages_that_nobody_sees_are_left_out() -> None:
+@pytest.mark.parametrize("victim", [UNetPlusPlus, DeepLabV3])
+def test_stages_that_nobody_sees_are_left_out(victim: Any) -> None:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
     info = DataInfo(("a", "b"), (), image_size=64, train_images=8)
-    options = UNetPlusPlus.resolve_options("cpu", {"encoder": "efficientnet-lite0", "batch_size": 2})
-    model = build_initialised_model(
-        UNetPlusPlus(options).recipe(info, "semantic", "scratch", "cpu"), "cpu", 0
-    )
-    model.net(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    options = victim.resolve_options("cpu", {"encoder": "efficientnet-lite0", "batch_size": 2})
+    model = build_initialised_model(victim(options).recipe(info, "semantic", "scratch", "cpu"), "cpu", 0)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 2, (1, 64, 64)))) for _ in range(2)]
+    model.parse_losses(model.loss(torch.randn(2, 3, 64, 64), samples))[0].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
