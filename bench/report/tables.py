@@ -128,8 +128,9 @@ def notes_on_images(columns: list[Column]) -> list[str]:
         if not differing:
             continue
         most = max(map(len, differing))
-        psnr = [value for values in differing for value, _ in values if value is not None]
-        span = f" (PSNR {min(psnr):.4f} to {max(psnr):.4f} dB)" if psnr else ""
+        psnrs = [[value for value, _ in values if value is not None] for values in differing]
+        spans = [f"{min(psnr):.4f} to {max(psnr):.4f} dB" for psnr in sorted(map(sorted, psnrs)) if psnr]
+        span = f" (PSNR {', '.join(dict.fromkeys(spans))})" if spans else ""
         notes.append(
             f"{protector}: the cells did not all train on the same images. The protector was trained {most} times with "
             f"one seed and came out differently, as it does on another kind of processor{span}."

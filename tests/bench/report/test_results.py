@@ -68,6 +68,11 @@ def test_a_table_says_where_one_key_stood_for_several_sets_of_images(store: Stor
     (note,) = told(summary_table(found))
     assert note.startswith("unseg 8/255 mask, 2/255 outside: ") and "2 times" in note
     assert "PSNR 36.5000 to 36.5001 dB" in note
+    add_record(0.9, victim="deeplabv3", seed=1)
+    add_record(0.3, "unseg", victim="deeplabv3", seed=1, psnr=36.7503)
+    (note,) = told(summary_table(columns(store, read_records(store))))
+    # Each set of images that should be one has a span of its own: between seeds nothing was to be the same.
+    assert "2 times" in note and "(PSNR 36.5000 to 36.5001 dB, 36.7500 to 36.7503 dB)" in note
 
 
 def test_images_that_were_not_the_same_with_a_part_of_them_clean_are_told(
