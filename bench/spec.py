@@ -282,8 +282,10 @@ def spec_error(error: ValidationError, model: type[BaseModel], where: str) -> Sp
         fields = list(_model_at(model, first["loc"][:-1]).model_fields)
         return SpecError(f"{where}: {unknown('option', path[-1], fields)}")
     place = f"{'.'.join(path)}: " if path else ""
-    message = first["msg"][0].lower() + first["msg"][1:]
-    given = "" if first["type"] == "missing" else f", not {first.get('input')!r}"
+    said = first["msg"].removeprefix("Value error, ")  # pydantic's own words before those of our validators
+    message = said[0].lower() + said[1:]
+    # Without a place it is about several fields together, and what was given is all of them.
+    given = "" if first["type"] == "missing" or not path else f", not {first.get('input')!r}"
     more = f" ({len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
     return SpecError(f"{where}: {place}{message}{given}{more}")
 

@@ -8,6 +8,7 @@ import pytest
 from bench import spec
 from bench.errors import SpecError
 from bench.spec import DatasetSpec, Matrix, Spec, identity_of, read_matrices, role_of, validated
+from victims.deeplab import DeepLabV3Options
 
 
 def _all_specs() -> list[type[Spec]]:
@@ -46,6 +47,16 @@ def test_epsilon_out_of_range_is_refused(epsilon: float) -> None:
         validated(
             Matrix, {"protectors": [{"name": "x", "budget": {"epsilon": epsilon}}], "victims": ["v"]}, "here"
         )
+
+
+def test_a_mistake_of_several_fields_is_told_without_all_that_was_given() -> None:
+    with pytest.raises(SpecError) as caught:
+        validated(DeepLabV3Options, {"encoder": "efficientnet-lite0", "depth": 50, "iterations": 7}, "here")
+    assert str(caught.value) == (
+        "here: depth: of the ResNet, and encoder=efficientnet-lite0 has a shape of its own"
+    )
+    with pytest.raises(SpecError, match=r"^here: depth: .*, not 7$"):
+        validated(DeepLabV3Options, {"depth": 7}, "here")
 
 
 def test_specs_are_frozen() -> None:
