@@ -95,7 +95,7 @@ def test_photographs_are_planned_with_generator_and_purifier_that_never_saw_them
     ]
     assert sorted(fits) == [["image_mask"], ["image_mask", "shapes"], ["shapes"]]
     assert {cell.cell.dataset.name for cell in plan.cells} == {"voc", "image_mask"}
-    assert "Left out" in PHOTOGRAPHS.read_text(encoding="utf-8")
+    assert {cell.cell.victim.name for cell in plan.cells} == {"unetplusplus", "deeplabv3", "deeplabv3plus"}
 
 
 def test_the_same_trainings_are_run_once(tmp_path: Path) -> None:
