@@ -148,10 +148,9 @@ class DeepLabV3(semantic.SemanticVictim):
     @classmethod
     def resolve_options(cls, profile: str, given: dict[str, Any]) -> VictimOptions:
         """The profile's preset with `given` on top; what it says of the ResNet is for the ResNet alone."""
-        preset = cls.preset(profile)
-        if given.get("encoder") == LITE0:
-            preset = {name: value for name, value in preset.items() if name not in RESNET}
-        return cls.Options(**{**preset, **given})
+        fields = cls.Options.model_fields if given.get("encoder") == LITE0 else {}
+        plain = {name: fields[name].default for name in RESNET if name in fields}
+        return super().resolve_options(profile, plain | given)
 
     @property
     def divisor(self) -> int:

@@ -11,7 +11,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
 from victims.dilated_depthwise import replace_dilated_depthwise
-from victims.pretrained_efficientnet import lite0_encoder
+from victims.pretrained_efficientnet import load_lite0
 from victims.semantic_encoders import LITE0_TIMM
 from victims.smp_model import remove_unused_stages
 
@@ -43,7 +43,7 @@ class Lite0Backbone(BaseModule):
         """
         super().init_weights()
         if self._pretrained:
-            self.encoder.load_state_dict(lite0_encoder(self.encoder.state_dict()), strict=False)
+            load_lite0(self.encoder)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Features of the stages, fine to coarse, of images `(N, 3, H, W)`."""

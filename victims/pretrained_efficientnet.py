@@ -8,7 +8,6 @@ block's first batch norm is called `_bn0` only where an expansion comes before i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -56,21 +55,24 @@ def lite0_weights() -> dict[str, Tensor]:
     return {timm_name(name): tensor for name, tensor in state.items()}
 
 
-def lite0_encoder(encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an encoder of segmentation-models-pytorch on timm's EfficientNet-Lite0.
+def load_lite0(encoder: torch.nn.Module) -> None:
+    """Loads the weights into an encoder of segmentation-models-pytorch on timm's EfficientNet-Lite0.
 
     Args:
-        encoder: Its state dict, which gives the names and shapes. It may lack the last stages and the head.
+        encoder: It may lack the last stages and the head.
 
     Raises:
         EnvironmentFault: The package is not installed.
         ArtifactCorrupt: The weights do not fit.
     """
 
-    def name_of(name: str) -> str | None:
-        return f"model.{name}" if f"model.{name}" in encoder else None
+    own = encoder.state_dict()
 
-    return renamed(lite0_weights(), name_of, encoder, "the weights of EfficientNet-Lite0")
+    def name_of(name: str) -> str | None:
+        return f"model.{name}" if f"model.{name}" in own else None
+
+    weights = renamed(lite0_weights(), name_of, own, "the weights of EfficientNet-Lite0")
+    encoder.load_state_dict(weights, strict=False)  # without the counters of batches
 
 
 def timm_name(name: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.errors import SpecError
 from victims.pretrained import smp_encoder
-from victims.pretrained_efficientnet import lite0_encoder
+from victims.pretrained_efficientnet import load_lite0
 from victims.semantic_encoders import LITE0
 from victims.semantic_losses import cross_entropy, dice_loss
 
@@ -85,7 +85,7 @@ class SmpSegmentor(BaseSegmentor):
             return
         encoder = self.net.encoder
         if self._pretrained == LITE0:
-            encoder.load_state_dict(lite0_encoder(encoder.state_dict()), strict=False)
+            load_lite0(encoder)
         else:
             state = smp_encoder(self._pretrained, encoder._depth, encoder.output_stride)
             encoder.load_state_dict({name: state[name] for name in encoder.state_dict()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from convolution_support import assert_same_convolution
 from torch import nn
 
 from victims.dilated_depthwise import DilatedDepthwise, replace_dilated_depthwise
@@ -16,23 +17,12 @@ def test_it_is_the_convolution_that_it_replaces(
     height: int, width: int, kernel: int, step: int, bias: bool
 ) -> None:
     torch.manual_seed(0)
-    plain = nn.Conv2d(6, 6, kernel, padding=step * (kernel // 2), dilation=step, groups=6, bias=bias).double()
-    found = nn.Sequential(
-        nn.Conv2d(6, 6, kernel, padding=step * (kernel // 2), dilation=step, groups=6, bias=bias)
-    )
+    shape = {"padding": step * (kernel // 2), "dilation": step, "groups": 6, "bias": bias}
+    plain, found = nn.Conv2d(6, 6, kernel, **shape).double(), nn.Conv2d(6, 6, kernel, **shape)
     replace_dilated_depthwise(found)
-    assert type(found[0]) is DilatedDepthwise
-    found[0].load_state_dict(plain.state_dict())
-    found.double().to(memory_format=torch.channels_last)
-    one = torch.randn(2, 6, height, width, dtype=torch.float64).requires_grad_()
-    other = one.detach().to(memory_format=torch.channels_last).requires_grad_()
-    expected, result = plain(one), found(other)
-    assert torch.allclose(result, expected, atol=1e-12)
-    pull = torch.randn_like(expected)
-    expected.backward(pull)
-    result.backward(pull)
-    assert torch.allclose(other.grad, one.grad, atol=1e-12)
-    assert torch.allclose(found[0].weight.grad, plain.weight.grad, atol=1e-12)
+    assert type(found) is DilatedDepthwise
+    images = torch.randn(2, 6, height, width, dtype=torch.float64)
+    assert_same_convolution(plain, found, images, tolerance=1e-12, weight_tolerance=1e-12)
 
 
 def test_it_replaces_nothing_else() -> None:

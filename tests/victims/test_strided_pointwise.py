@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from convolution_support import assert_same_convolution
 from torch import nn
 
 from victims.strided_pointwise import StridedPointwise, replace_strided_pointwise
@@ -17,19 +18,9 @@ from victims.strided_pointwise import StridedPointwise, replace_strided_pointwis
 def test_it_is_the_convolution_that_it_replaces(channels: int, side: int, stride: int) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(channels, 8, 1, stride)  # in the usual memory order, where oneDNN is right
-    images = torch.randn(2, channels, side, side + 1)
     found = StridedPointwise(channels, 8, 1, stride)
-    found.load_state_dict(plain.state_dict())
-    found.to(memory_format=torch.channels_last)
-    one = images.clone().requires_grad_()
-    other = images.to(memory_format=torch.channels_last).requires_grad_()
-    expected, result = plain(one), found(other)
-    assert torch.allclose(result, expected, atol=1e-5)
-    pull = torch.randn_like(expected)
-    expected.backward(pull)
-    result.backward(pull)
-    assert torch.allclose(other.grad, one.grad, atol=1e-5)
-    assert torch.allclose(found.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-3)
+    images = torch.randn(2, channels, side, side + 1)
+    assert_same_convolution(plain, found, images, tolerance=1e-5, weight_tolerance=1e-3, weight_rtol=1e-4)
 
 
 @pytest.mark.parametrize(("channels", "side"), [(8, 128), (4, 128), (4, 16), (7, 32), (8, 32), (12, 40)])
